@@ -1,0 +1,242 @@
+"""[step] Batch inference: a model version and held-out condition views -> generated views.
+
+Ray Data spreads the objects over actors that load the model once. Each finished object is one small file, written
+atomically by its actor, so an interrupted run goes on where it was. What goes wrong with an object becomes a row of
+the ledger; the other objects go on.
+"""
+
+import io
+import itertools
+import json
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+
+from evaluation import model_source
+from evaluation.generate_object import generate_one, reason_of
+from evaluation.generated_pieces import LEDGER, Pieces, digest
+from evaluation.model_source import ModelSource
+from infra import cluster
+from infra.errors import UserError
+from infra.job import Job, Summary
+from infra.seeds import seed_for
+from infra.storage import Location
+from rendering.sheet import contact_sheet
+from rendering.views import CONDITION, ViewStore, from_row, write_shards
+from training.methods import load_generator
+from training.methods.base import Generator
+
+MAX_ATTEMPTS = 2
+MISTAKE = "mistake"
+SHEET_OBJECTS = 24
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """What to generate, and with what.
+
+    Attributes:
+        model: `models:/<name>@<alias>` or `models:/<name>/<version>`; None uses the pipeline's own registered version.
+        split: which held-out objects.
+        conditions: how many of an object's condition views the model sees; the first is the reference.
+        steps, sampler, guidance: sampling settings, handed to the method; guidance 1 means none.
+        seed: with the uid it decides the noise of an object.
+        max_objects: at most so many objects, first by uid; None takes all.
+        quality_note: a caution shown on every picture for people, for example `tiny: not trained to quality`.
+    """
+
+    model: str | None = None
+    split: str = "test"
+    conditions: int = 1
+    steps: int = 20
+    sampler: str = "ddim"
+    guidance: float = 1.0
+    seed: int = 0
+    max_objects: int | None = None
+    quality_note: str = ""
+
+
+def run(config: GenerateConfig, *, model: Location | None, views: Location, kept: Location, out: Location, job: Job) -> Summary:
+    """Generate the held-out objects; writes view shards, `ledger.parquet`, `sheet.webp` and `model.json` into `out`.
+
+    The generated views live in the frame where the reference view's azimuth is 0; `facts` of each object say by how
+    much that is turned (`reference_azimuth_deg`), which condition views were used, and every sampling setting.
+
+    Raises:
+        UserError: no model, no object in the split, or no object with enough condition views.
+    """
+    source = model_source.find(config.model, model, job.run.tracking_uri)
+    uids = chosen_uids(config, kept)
+    job.run.params({"generate": asdict(config) | {"model": source.uri, "requested": config.model or ""}})
+    pieces = Pieces((job.cache or out) / "pieces", job.fresh_since, job.retry_failed)
+    tasks = _tasks(config, source, ViewStore(views), uids)
+    _generate_missing(config, source, views, pieces, tasks, job)
+    keys = {task["uid"]: task["key"] for task in tasks}
+    write_shards(_noted(pieces.tables(keys), config.quality_note), out)
+    ledger = pieces.ledger(keys)
+    ledger = ledger.append_column("split", pa.array([config.split] * len(ledger), pa.string()))
+    (out / "ledger.parquet").write_table(ledger)
+    sheet = _sheet(pieces.tables(keys), config, source)
+    (out / "sheet.webp").write_bytes(sheet)
+    (out / "model.json").write_json(source.described() | {"settings": asdict(config)})
+    if job.cache is None:
+        pieces.place.delete()
+    return _summary(ledger, source, sheet, job)
+
+
+def chosen_uids(config: GenerateConfig, kept: Location) -> list[str]:
+    """The kept objects of the split by uid, cut to `max_objects`."""
+    table = (kept / "kept.parquet").read_table(columns=["uid", "split"])
+    uids = sorted(row["uid"] for row in table.to_pylist() if row["split"] == config.split)
+    if not uids:
+        raise UserError(f"no object of split '{config.split}' is left to generate", "use another split, or more objects in the catalog")
+    return uids[: config.max_objects]
+
+
+def _tasks(config: GenerateConfig, source: ModelSource, store: ViewStore, uids: list[str]) -> list[dict[str, str]]:
+    """One `{uid, key}` per object; the key changes with anything that would change its result."""
+    settings = {k: v for k, v in asdict(config).items() if k not in ("model", "split", "max_objects", "quality_note")}
+    tasks, available = [], 0
+    for uid in uids:
+        row = store.row(uid, ["images", "roles", "azimuth_deg", "elevation_deg", "radius"]) if uid in store else {"roles": []}
+        given = [i for i, role in enumerate(row["roles"]) if role == CONDITION][: config.conditions]
+        available = max(available, len(given))
+        seen = [[digest(row["images"][i]), row["azimuth_deg"][i], row["elevation_deg"][i], row["radius"][i]] for i in given]
+        tasks.append({"uid": uid, "key": digest(json.dumps([1, uid, source.identity, settings, seen], sort_keys=True).encode())})
+    if available < config.conditions:
+        raise UserError(
+            f"{config.conditions} condition views are asked for, the rendered objects have at most {available}",
+            "set generate.conditions lower, or render with more condition views",
+        )
+    return tasks
+
+
+def _generate_missing(
+    config: GenerateConfig, source: ModelSource, views: Location, pieces: Pieces, tasks: list[dict[str, str]], job: Job
+) -> None:
+    missing = [task for task in tasks if not pieces.done(task["key"])]
+    with job.progress("generate", len(tasks), done=len(tasks) - len(missing)) as progress:
+        if not missing:
+            return
+        cluster.attach()
+        ray.data.DataContext.get_current().enable_progress_bars = False  # ours says it in one line
+        workers = max(1, min(job.resources.workers, len(missing)))
+        session = uuid.uuid4().hex
+        # One row per block: the pool gives whole blocks to actors.
+        results = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
+            GenerateActor,
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
+            fn_constructor_args=(config, source, views, pieces, session, max(1, int(job.resources.cpus)), load_generator),
+            num_cpus=job.resources.cpus,
+            num_gpus=job.resources.gpus,
+        )
+        failed = 0
+        for row in results.iter_rows():
+            if row["status"] == MISTAKE:
+                raise UserError(row["message"], row["mend"])
+            failed += row["status"] != "ok"
+            progress.update(1, f"failed {failed}" if failed else "")
+
+
+class GenerateActor:
+    """Holds one loaded generator; turns tasks into pieces."""
+
+    def __init__(
+        self,
+        config: GenerateConfig,
+        source: ModelSource,
+        views: Location,
+        pieces: Pieces,
+        session: str,
+        threads: int,
+        load: Callable[[Path, str], Generator],
+    ) -> None:
+        self.config, self.source, self.pieces, self.session, self.load = config, source, pieces, session, load
+        self.store = ViewStore(views)
+        context = ray.get_runtime_context()
+        self.worker = f"{context.get_node_id()[:6]}-{(context.get_actor_id() or context.get_worker_id())[:10]}"
+        self.device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
+        if self.device == "cpu":
+            torch.set_num_threads(threads)
+
+    @cached_property
+    def generator(self) -> Generator:
+        """Loaded once, at the first object."""
+        self._scratch = tempfile.TemporaryDirectory(prefix="mvforge-model-")
+        return self.load(self.source.open(Path(self._scratch.name)), self.device)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        rows = [self._answer(str(uid), str(key)) for uid, key in zip(batch["uid"], batch["key"], strict=True)]
+        return {name: [row.get(name, "") for row in rows] for name in ("uid", "status", "message", "mend")}
+
+    def _answer(self, uid: str, key: str) -> dict[str, str]:
+        try:
+            return {"uid": uid, "status": self._one(uid, key)}
+        except UserError as error:  # wrong settings fail for every object alike: the step ends, with this one message
+            return {"uid": uid, "status": MISTAKE, "message": error.message, "mend": error.mend}
+
+    def _one(self, uid: str, key: str) -> str:
+        # Ray repeats a task whose actor died, without end; an object that kills its actor twice is given up.
+        attempts = self.pieces.attempt(key, self.session)
+        entry: dict[str, Any] = {"uid": uid, "attempts": attempts, "worker": self.worker, "seed": seed_for(self.config.seed, uid)}
+        started = time.monotonic()
+        result = None
+        if attempts > MAX_ATTEMPTS:
+            entry |= {
+                "status": "failed",
+                "reason": "crash",
+                "detail": f"the worker died {attempts - 1} times on this object",
+                "attempts": attempts - 1,
+            }
+        else:
+            try:
+                result = generate_one(self.generator, self.store.read(uid), self.config, self.source.uri)
+                entry |= {"status": "ok", "views": len(result)}
+            except UserError:
+                raise
+            except Exception as error:  # the contract of a batch job: one bad object is a row, not the end
+                entry |= {"status": "failed", "reason": reason_of(error), "detail": f"{type(error).__name__}: {error}"[:2000]}
+        self.pieces.write(key, entry | {"seconds": time.monotonic() - started}, result)
+        return entry["status"]
+
+
+def _noted(tables: Iterator[pa.Table], note: str) -> Iterator[pa.Table]:
+    """The tables with the caution added to `facts`, so that it travels with the pictures."""
+    for table in tables:
+        facts = json.loads(table.column("facts")[0].as_py()) | ({"quality_note": note} if note else {})
+        index = table.schema.get_field_index("facts")
+        yield table.set_column(index, "facts", pa.array([json.dumps(facts, sort_keys=True)], pa.string()))
+
+
+def _sheet(tables: Iterator[pa.Table], config: GenerateConfig, source: ModelSource) -> bytes:
+    sets = [from_row(table.to_pylist()[0]) for table in itertools.islice(tables, SHEET_OBJECTS)]
+    labels = [" | ".join(part for part in (made.uid, source.uri, config.quality_note) if part) for made in sets]
+    buffer = io.BytesIO()
+    contact_sheet(sets, cell_px=72, labels=labels).save(buffer, "WEBP", quality=85)
+    return buffer.getvalue()
+
+
+def _summary(ledger: pa.Table, source: ModelSource, sheet: bytes, job: Job) -> Summary:
+    rows = ledger.select([name for name in LEDGER.names]).to_pylist()
+    completed = [row for row in rows if row["status"] == "ok"]
+    facts = {
+        "model": source.uri,
+        "requested": source.requested,
+        "views": sum(row["views"] or 0 for row in completed),
+        "seconds_per_object": round(float(np.mean([row["seconds"] for row in completed])), 3) if completed else None,
+        "objects_per_worker": {w: sum(row["worker"] == w for row in rows) for w in sorted({row["worker"] for row in rows})},
+    }
+    job.run.metrics({"generate/completed": len(completed), "generate/failed": len(rows) - len(completed)})
+    job.run.artifact("generate/sheet.webp", sheet)
+    return Summary(len(completed), len(rows) - len(completed), facts=facts)

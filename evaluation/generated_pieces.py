@@ -1,0 +1,88 @@
+"""One small file per generated object: what makes batch inference resumable.
+
+A piece holds the views (or why there are none) and its ledger row; it appears whole or not at all. Its name is the
+key of everything that determines the result, so pieces are shared between builds.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from infra.storage import Location
+from rendering.views import SCHEMA, ViewSet, to_table
+
+LEDGER = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("attempts", pa.int64()),
+        ("seconds", pa.float64()),
+        ("worker", pa.string()),
+        ("views", pa.int64()),
+        ("seed", pa.int64()),
+    ]
+)
+
+
+def digest(data: bytes) -> str:
+    """32 hex digits that stand for `data`."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The pieces below `place`; those older than `fresh_since` (epoch seconds), and with `retry_failed` the failures of
+    earlier runs, do not count as done."""
+
+    place: Location
+    fresh_since: float | None = None
+    retry_failed: bool = False
+
+    def _file(self, key: str) -> Location:
+        return self.place / f"{key}.parquet"
+
+    def done(self, key: str) -> bool:
+        file = self._file(key)
+        if not file.exists():
+            return False
+        written = file.fs.get_file_info(file.path).mtime_ns or 0
+        if self.fresh_since is not None and written / 1e9 < self.fresh_since:
+            return False
+        return not self.retry_failed or self.entry(key)["status"] == "ok"
+
+    def attempt(self, key: str, session: str) -> int:
+        """Count one more try of this object in this session (one call of the step); 1 at first."""
+        marker = self.place / f"{key}.attempts.json"
+        before = marker.read_json() if marker.exists() else {}
+        count = before["count"] + 1 if before.get("session") == session else 1
+        marker.write_json({"session": session, "count": count})
+        return count
+
+    def write(self, key: str, entry: dict[str, Any], views: ViewSet | None) -> None:
+        row = pa.Table.from_pylist([{name: entry.get(name) for name in LEDGER.names}], schema=LEDGER)
+        row = row.rename_columns([f"ledger_{name}" for name in LEDGER.names])
+        if views is not None:
+            for column in (made := to_table(views)).schema:
+                row = row.append_column(column, made.column(column.name))
+        self._file(key).write_table(row)
+        (self.place / f"{key}.attempts.json").delete()
+
+    def entry(self, key: str) -> dict[str, Any]:
+        row = self._file(key).read_table(columns=[f"ledger_{name}" for name in LEDGER.names]).to_pylist()[0]
+        return {name.removeprefix("ledger_"): value for name, value in row.items()}
+
+    def ledger(self, keys: dict[str, str]) -> pa.Table:
+        """The ledger rows of the given uid -> key, in that order."""
+        return pa.Table.from_pylist([self.entry(key) for key in keys.values()], schema=LEDGER)
+
+    def tables(self, keys: dict[str, str]) -> Iterator[pa.Table]:
+        """View tables of those that succeeded, one at a time."""
+        for key in keys.values():
+            table = self._file(key).read_table()
+            if table.column("ledger_status")[0].as_py() == "ok":
+                yield table.select(SCHEMA.names)

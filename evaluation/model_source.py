@@ -1,0 +1,86 @@
+"""Which model generates: one concrete registered version, resolved once, opened where it is needed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.errors import UserError
+from infra.storage import Location
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A concrete model version and where its generator folder is.
+
+    Attributes:
+        name, version, uri: the registered version; `uri` is `models:/<name>/<version>`.
+        requested: what the config asked for (an alias, for example); None for the pipeline's own model.
+        tracking_uri: the registry the version lives in; None when there is none.
+        folder: the generator folder in the store; None when it must be downloaded from the registry.
+        build_id: the build that registered the version, when it is the pipeline's own.
+    """
+
+    name: str
+    version: str
+    uri: str
+    requested: str | None = None
+    tracking_uri: str | None = None
+    folder: Location | None = None
+    build_id: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """Text that differs for any two models: version numbers repeat in different registries."""
+        return f"{self.uri}|{self.build_id or self.tracking_uri}"
+
+    def open(self, scratch: Path) -> Path:
+        """The generator folder on this machine; fetched below `scratch` when it is elsewhere."""
+        if self.folder is not None:
+            if self.folder.is_local:
+                return self.folder.local_path()
+            self.folder.download(scratch / "generator")
+            return scratch / "generator"
+        from infra import tracking  # MLflow takes seconds to import and is needed on this branch only
+
+        assert self.tracking_uri is not None
+        return tracking.download(self.tracking_uri, tracking.ModelVersion(self.name, self.version, self.uri), scratch)
+
+    def described(self) -> dict[str, Any]:
+        """For `model.json` and reports."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "uri": self.uri,
+            "requested": self.requested,
+            "tracking_uri": self.tracking_uri,
+            "build_id": self.build_id,
+        }
+
+
+def find(requested: str | None, registered: Location | None, tracking_uri: str | None) -> ModelSource:
+    """The version named by `requested` (resolved here, once), else the one `registered` (the register step's output) made.
+
+    Raises:
+        UserError: no such model, no registry to ask, or nothing registered.
+    """
+    if requested is None:
+        if registered is None or not (registered / "version.json").exists():
+            raise UserError(
+                "no registered model to generate with", "run the register step first, or set generate.model=models:/<name>@<alias>"
+            )
+        made = (registered / "version.json").read_json()
+        return ModelSource(
+            made["name"],
+            str(made["version"]),
+            made["uri"],
+            None,
+            tracking_uri,
+            registered / "model",
+            made.get("build_id"),
+        )
+    if tracking_uri is None:
+        raise UserError(f"'{requested}' needs a model registry, and none is in use", "set MLFLOW_TRACKING_URI")
+    from infra import tracking
+
+    found = tracking.resolve(tracking_uri, requested)
+    return ModelSource(found.name, str(found.version), found.uri, requested, tracking_uri)

@@ -1,0 +1,1 @@
+"""Where mvforge runs: storage, tracking, the cluster. Imports nothing else of ours."""

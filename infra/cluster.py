@@ -1,0 +1,255 @@
+"""The Ray cluster: attach to one or start one, start and stop a local head, check that it can do the work."""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from infra.errors import UserError
+from infra.job import Resources
+from infra.processes import start_time
+from infra.storage import Location
+
+# Two logical CPUs starve Ray Data's own read and write tasks beside an actor pool.
+LOGICAL_CPUS = 4
+ROOT = Path(__file__).resolve().parents[1]
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 60.0
+
+
+def home() -> Path:
+    """Where this user's heads, default store and default tracking file live: `$MVFORGE_HOME` or `~/.mvforge`."""
+    return Path(os.environ.get("MVFORGE_HOME", "~/.mvforge")).expanduser().absolute()
+
+
+def is_packaged_job() -> bool:
+    """Whether this process is the driver of a Ray job that brought its own working directory."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    return "working_dir" in (job.get("runtime_env") or {})
+
+
+def attach() -> None:
+    """Connect this driver to the cluster it runs in, to a running local head, or to a fresh local cluster.
+
+    Raises:
+        UserError: the running head is of another Ray or Python version.
+    """
+    if ray.is_initialized():
+        return
+    # Explicit, so that behaviour does not depend on whether an earlier Ray left a token in the home directory.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    runtime_env: dict = {}
+    if not is_packaged_job():
+        inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        runtime_env = {"working_dir": str(ROOT)} if inside_job else {"env_vars": {"PYTHONPATH": str(ROOT)}}
+    options: dict = {"runtime_env": runtime_env, "log_to_driver": True, "logging_level": logging.WARNING}
+    address = os.environ.get("RAY_ADDRESS") or _own_address()
+    try:
+        if address:
+            ray.init(address=address, **options)
+        else:
+            ray.init(num_cpus=LOGICAL_CPUS, include_dashboard=False, **options)
+    except RuntimeError as error:
+        if "ersion mismatch" in str(error):
+            raise UserError(
+                f"the running Ray head does not fit this environment: {_first_lines(str(error))}",
+                "stop it with the environment that started it, then `make demo` again",
+            ) from error
+        raise
+
+
+def _first_lines(text: str) -> str:
+    return " ".join(line.strip() for line in text.splitlines()[:4] if line.strip())
+
+
+def check_size(resources: dict[str, Resources]) -> None:
+    """Refuse a cluster that can never place what the steps ask for. Raises UserError naming the step."""
+    have = ray.cluster_resources()
+    for step, wanted in resources.items():
+        for kind, each in (("CPU", wanted.cpus), ("GPU", wanted.gpus)):
+            if each * wanted.workers > have.get(kind, 0.0) + 1e-9:
+                raise UserError(
+                    f"step {step} wants {wanted.workers} workers with {each:g} {kind} each; the cluster has {have.get(kind, 0.0):g} {kind}",
+                    f"add nodes, or ask for less: --set resources.{step}.workers=N (logical CPUs: ray start --num-cpus {LOGICAL_CPUS})",
+                )
+
+
+def check_shared(store: Location, tracking_uri: str) -> None:
+    """With several nodes, refuse a store that they do not all see and a tracking store that is one node's file."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    if len({node["NodeManagerHostname"] for node in nodes}) > 1 and "://" in tracking_uri and not tracking_uri.startswith("http"):
+        raise UserError(
+            f"{len(nodes)} nodes cannot share the tracking file {tracking_uri}", "start `mlflow server` and set MLFLOW_TRACKING_URI to its address"
+        )
+    token = store / f".probe-{uuid.uuid4().hex}"
+    token.write_text("visible")
+    try:
+        see = ray.remote(num_cpus=0)(_sees)
+        answers = {
+            node["NodeManagerHostname"]: see.options(
+                scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(token)
+            for node in nodes
+        }
+        blind = [name for name, answer in answers.items() if not ray.get(answer)]
+    finally:
+        token.delete()
+    if blind:
+        raise UserError(f"the store {store} is not visible on {', '.join(sorted(blind))}", "use a shared file system or an s3:// URL as the store")
+
+
+def _sees(place: Location) -> bool:
+    return place.exists()
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head this project started: the pid of its foreground process and where it listens."""
+
+    pid: int
+    pid_started: str
+    port: int
+    dashboard: str
+    ray_version: str
+    python_version: str
+
+    def is_alive(self) -> bool:
+        return bool(self.pid_started) and start_time(self.pid) == self.pid_started
+
+
+def _state_file() -> Path:
+    return home() / "head.json"
+
+
+def own_head() -> Head | None:
+    """The head started by `start_head`, if it still runs."""
+    try:
+        head = Head(**json.loads(_state_file().read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return head if head.is_alive() else None
+
+
+def _own_address() -> str | None:
+    head = own_head()
+    return f"127.0.0.1:{head.port}" if head else None
+
+
+def versions() -> tuple[str, str]:
+    """Ray and Python versions of this environment."""
+    return ray.__version__, ".".join(map(str, sys.version_info[:3]))
+
+
+def refuse_other_versions(head: Head) -> None:
+    """Raises UserError when the running head was started from another Ray or Python."""
+    here = versions()
+    if (head.ray_version, head.python_version) != here:
+        raise UserError(
+            f"the running head has Ray {head.ray_version} and Python {head.python_version}; this environment has {here[0]} and {here[1]}",
+            "run `make down` first, then start again",
+        )
+
+
+def start_head() -> Head:
+    """Start a local head in the repository root on free ports, or return the one that runs.
+
+    Bound to the loopback interface without token authentication: anyone with an account on this machine can
+    reach it. For shared machines and clusters see docs/architecture.md.
+    """
+    running = own_head()
+    if running is not None:
+        refuse_other_versions(running)
+        return running
+    with _free_ports(2) as (port, dashboard_port):
+        pass
+    logs = home() / "head.log"
+    logs.parent.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **os.environ, "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+    command = [
+        str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1",
+        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}", f"--num-cpus={max(LOGICAL_CPUS, os.cpu_count() or 1)}",
+        "--disable-usage-stats", "--include-dashboard=true",
+    ]
+    with open(logs, "ab") as stream:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
+    head = Head(process.pid, start_time(process.pid), port, f"http://127.0.0.1:{dashboard_port}", *versions())
+    Location(str(_state_file())).write_json(head.__dict__)
+    _wait_until_up(head, process, logs)
+    return head
+
+
+def _wait_until_up(head: Head, process: subprocess.Popen, logs: Path) -> None:
+    import requests
+
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise UserError(f"the Ray head ended at once with status {process.returncode}", f"read {logs}")
+        with contextlib.suppress(requests.RequestException):
+            if requests.get(f"{head.dashboard}/api/version", timeout=2).ok and _agent_ready(head):
+                return
+        time.sleep(0.5)
+    raise UserError(f"the Ray head did not answer within {START_TIMEOUT_S:.0f} s", f"read {logs}")
+
+
+def _agent_ready(head: Head) -> bool:
+    """The job API answers; it comes up a little after the dashboard."""
+    import requests
+
+    return requests.get(f"{head.dashboard}/api/jobs/", timeout=5).ok
+
+
+@contextlib.contextmanager
+def _free_ports(count: int) -> Iterator[list[int]]:
+    """Ports that were free a moment ago, all different."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        yield [each.getsockname()[1] for each in sockets]
+
+
+def stop_head() -> bool:
+    """Stop the head that `start_head` started and everything it started; False when none runs.
+
+    Never touches another Ray on the machine.
+    """
+    head = own_head()
+    if head is None:
+        _state_file().unlink(missing_ok=True)
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(head.pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while head.is_alive() and time.monotonic() < deadline:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(head.pid, os.WNOHANG)
+        time.sleep(0.2)
+    if head.is_alive():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGKILL)
+    _state_file().unlink(missing_ok=True)
+    return True
+
+
+def has_room(place: Path, needed_bytes: int) -> bool:
+    """Whether the disk below `place` has so much free space."""
+    existing = next(p for p in [place, *place.parents] if p.exists())
+    return shutil.disk_usage(existing).free >= needed_bytes

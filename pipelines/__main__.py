@@ -1,0 +1,55 @@
+"""`mvforge`: plan, run and inspect the pipeline, and single tools on plain files."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from infra.errors import UserError
+from pipelines.commands.verbs import add_head_verbs, add_step_verbs, add_tool_verbs
+
+EPILOG = """examples:
+  mvforge demo                                        the tiny recipe from 3D files to a report, as a Ray job
+  mvforge plan tiny                                   what would run, what is reused, and why
+  mvforge run tiny --set source=local:/data/objects   your own .glb/.gltf files
+  mvforge run tiny --rerun render                     render again, nothing else
+  mvforge run tiny --only eval                        generate, reconstruct, score, gate, report
+  mvforge status tiny                                 done, running, stale, failed, missing, and where
+
+Results go to stdout, everything else to stderr; --json prints JSON alone on stdout.
+The store is $MVFORGE_STORE (default ~/.mvforge/store), the tracking store $MLFLOW_TRACKING_URI
+(default a sqlite file in the store)."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="mvforge", description="From 3D objects to trained, evaluated, registered multi-view generators.",
+        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for add in (add_step_verbs, add_head_verbs, add_tool_verbs):
+        add(verbs)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status: 0 fine, 1 a step failed, 2 a mistake the user can mend, 130 interrupted."""
+    options = parser().parse_args(arguments)
+    try:
+        result = options.run(options)
+    except UserError as error:
+        print(f"mvforge: {error}", file=sys.stderr)
+        if options.json:
+            print(json.dumps({"error": error.message, "mend": error.mend}))
+        return 2
+    except KeyboardInterrupt:
+        print("mvforge: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    if options.json:
+        print(json.dumps(result, indent=2, sort_keys=True))
+    return int(options.status(result))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

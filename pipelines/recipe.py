@@ -1,0 +1,54 @@
+"""A run, typed: which method, its sizes, every step's configuration, and what to run it with."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from evaluation.gate import GateConfig
+from evaluation.generate import GenerateConfig
+from evaluation.reconstruct import ReconstructConfig
+from evaluation.report import ReportConfig
+from evaluation.score import ScoreConfig
+from infra.job import Resources
+from rendering.catalog import CatalogConfig
+from rendering.curate import CurateConfig
+from rendering.fetch import FetchConfig
+from rendering.render import RenderConfig
+from training.encode import EncodeConfig
+from training.loop import TrainConfig
+from training.register import RegisterConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run of the whole pipeline.
+
+    Attributes:
+        name: the recipe's name and default label.
+        method: a key of `training.methods.METHODS`.
+        model: the method's own configuration (architecture and data choices).
+        train: training settings by stage of the method.
+        resources: by step name or by its first part (`train` serves `train.unet1`); never part of any fingerprint.
+        max_failed_fraction: a step with a larger share of failed items does not finish.
+    """
+
+    name: str
+    method: str
+    model: Any
+    train: dict[str, TrainConfig]
+    catalog: CatalogConfig = CatalogConfig()
+    fetch: FetchConfig = FetchConfig()
+    render: RenderConfig = RenderConfig()
+    curate: CurateConfig = CurateConfig()
+    encode: EncodeConfig = EncodeConfig()
+    register: RegisterConfig = RegisterConfig()
+    generate: GenerateConfig = GenerateConfig()
+    reconstruct: ReconstructConfig = ReconstructConfig()
+    score: ScoreConfig = ScoreConfig()
+    gate: GateConfig = GateConfig()
+    report: ReportConfig = ReportConfig()
+    resources: dict[str, Resources] = field(default_factory=dict)
+    max_failed_fraction: float = 0.5
+
+    def resources_for(self, step: str) -> Resources:
+        """Resources of a step: its own entry, its family's, or the default."""
+        return self.resources.get(step) or self.resources.get(step.partition(".")[0]) or Resources()

@@ -1,0 +1,37 @@
+"""Shared fixtures: the real assets when they are at hand, and one Ray cluster for the whole test session."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """Folder of real 3D files that no one here wrote; the tests that need it are skipped where it is absent."""
+    folder = os.environ.get("MVFORGE_ASSETS")
+    if not folder:
+        pytest.skip("MVFORGE_ASSETS is not set")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One real local cluster with four logical CPUs; two would starve Ray Data."""
+    import ray
+
+    ray.init(
+        num_cpus=4, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}},
+    )
+    yield
+    ray.shutdown()

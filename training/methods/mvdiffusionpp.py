@@ -1,0 +1,64 @@
+"""MVDiffusion++ (arXiv 2402.12712): 1 to 10 unposed pictures -> 32 posed views, by joint diffusion over all views.
+
+The story in order: `mvdiffusionpp_vae` trains the mask-aware VAE, `mvdiffusionpp_encode` turns views into latents and
+image tokens, `mvdiffusionpp_unet` trains the denoiser in three stages, `mvdiffusionpp_generate` makes views.
+Those files are imported when used: naming stages in a plan must not cost the seconds that diffusers takes to load.
+"""
+
+from pathlib import Path
+
+from infra.errors import UserError
+from training.methods.base import Encoder, Generator, Stage, Trainable
+from training.methods.mvdiffusionpp_config import Config as MVDiffusionPPConfig
+
+# §5.5: eps first because the pretrained model is eps, then v, then v with several condition views.
+STAGES = (
+    Stage("mvae"),
+    Stage("unet1", encodes_with="mvae", settings={"prediction": "eps", "sparse": False}),
+    Stage("unet2", starts_from="unet1", encodes_with="mvae", settings={"prediction": "v", "sparse": False}),
+    Stage("unet3", starts_from="unet2", encodes_with="mvae", settings={"prediction": "v", "sparse": True}),
+)
+
+
+class MVDiffusionPP:
+    """The method as the DAG, the loop and the evaluation see it."""
+
+    name = "mvdiffusionpp"
+    Config = MVDiffusionPPConfig
+    stages = STAGES
+
+    def trainable(self, stage: str, config: MVDiffusionPPConfig, weights: dict[str, Path]) -> Trainable:
+        """The trainable of a stage. Raises UserError for an unknown stage."""
+        from training.methods.mvdiffusionpp_unet import UnetTraining
+        from training.methods.mvdiffusionpp_vae import VaeTraining
+
+        found = stage_named(stage)
+        return VaeTraining(config) if found.name == "mvae" else UnetTraining(config, found)
+
+    def encoder(self, stage: str, config: MVDiffusionPPConfig, checkpoint: Path, device: str) -> Encoder:
+        """Views -> `latents`, `clip_tokens`, `placeholder_latent`, with the VAE in `checkpoint`."""
+        from training.methods.mvdiffusionpp_encode import ViewEncoder
+
+        if stage != "mvae":
+            raise UserError(f"stage '{stage}' makes no latents", "encode with mvae")
+        return ViewEncoder.from_checkpoint(config, checkpoint, device)
+
+    def export(self, config: MVDiffusionPPConfig, checkpoints: dict[str, Path], folder: Path) -> None:
+        """One self-contained generator folder from the checkpoints of `mvae` and of the last denoiser stage present."""
+        from training.methods.mvdiffusionpp_generate import export
+
+        export(config, checkpoints, Path(folder), [stage for stage in STAGES if "prediction" in stage.settings])
+
+    def load_generator(self, folder: Path, device: str) -> Generator:
+        from training.methods.mvdiffusionpp_generate import ViewGenerator
+
+        return ViewGenerator.open(Path(folder), device)
+
+
+def stage_named(name: str) -> Stage:
+    """Raises UserError for an unknown name."""
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    raise UserError(f"mvdiffusionpp has no stage '{name}'", f"use one of {', '.join(s.name for s in STAGES)}")
+

@@ -1,0 +1,84 @@
+"""Shapes of the networks as plain dataclasses: importing this file costs nothing, building a network does."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class VaeConfig:
+    """The autoencoder; defaults are the layout of the Stable Diffusion VAE (MVDiffusion++ §5.4).
+
+    Attributes:
+        block_out_channels: width per level; the picture is halved between levels, so four levels give factor 8.
+        layers_per_block: residual blocks per level (the decoder has one more).
+        latent_channels: channels of the latent picture.
+        norm_num_groups: groups of every group norm; must divide all widths.
+        initial_logvar: added to the posterior's log variance when weights are random; at 0 the posterior noise drowns what a
+            new encoder says, and short training never recovers.
+        pretrained: folder of a diffusers VAE (3 or 4 channels) to start from; None starts from random weights.
+    """
+
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    latent_channels: int = 4
+    norm_num_groups: int = 32
+    initial_logvar: float = -6.0
+    pretrained: str | None = None
+
+    @property
+    def factor(self) -> int:
+        """Picture pixels per latent cell along one side."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+@dataclass(frozen=True)
+class UnetConfig:
+    """The denoiser; defaults are the layout of the SD-2 inpainting U-Net (MVDiffusion++ §5.5; the version is our choice).
+
+    Attributes:
+        block_out_channels: width per level.
+        attention_levels: which levels carry transformer blocks (joint self-attention and cross-attention).
+        layers_per_block: residual blocks per level (the way up has one more).
+        num_heads: attention heads per level.
+        cross_attention_dim: width of the image tokens; must equal the projection width of the image encoder.
+        norm_num_groups: groups of every group norm.
+        use_linear_projection: linear instead of 1x1 convolution around transformers (SD 2 yes, SD 1.5 no).
+        view_scale_rate: the zero-initialised scale s is stored divided by this, so that under Adam it moves this many
+            times faster; 1 is the plain scalar of MVDiffusion++ §4.2.
+        mask_polarity: `paper` has 1 on condition views; `sd` has 1 on views to be painted.
+        pretrained: folder of a diffusers inpainting U-Net (9 channels) to start from; None starts from random weights.
+    """
+
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    attention_levels: tuple[bool, ...] = (True, True, True, False)
+    layers_per_block: int = 2
+    num_heads: tuple[int, ...] = (5, 10, 20, 20)
+    cross_attention_dim: int = 1024
+    norm_num_groups: int = 32
+    use_linear_projection: bool = True
+    view_scale_rate: float = 1.0
+    mask_polarity: str = "paper"
+    pretrained: str | None = None
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """The frozen image encoder; defaults are the vision tower of OpenCLIP ViT-H/14 (projection width 1024).
+
+    Attributes:
+        source: `random(SEED)` builds one from the sizes below; anything else is a folder in transformers' layout,
+            whose own sizes then count.
+        image_size: pictures are resized to this many pixels.
+        patch_size, hidden_size, num_layers, num_heads, mlp_size: the transformer.
+        projection_dim: width of the pooled, projected token.
+        activation: of the MLPs.
+    """
+
+    source: str = "random(0)"
+    image_size: int = 224
+    patch_size: int = 14
+    hidden_size: int = 1280
+    num_layers: int = 32
+    num_heads: int = 16
+    mlp_size: int = 5120
+    projection_dim: int = 1024
+    activation: str = "gelu"

@@ -1,0 +1,109 @@
+"""[step] Checkpoints of all stages -> one generator folder and one version in the model registry, at most once per build."""
+
+import hashlib
+import json
+import tempfile
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra import tracking
+from infra.errors import UserError
+from infra.job import Job, Summary
+from infra.provenance import git_commit
+from infra.storage import Location
+from training.lookup import method_named
+from training.served import INPUT_COLUMNS, OUTPUT_COLUMNS
+
+VERSION = 1
+SHOWN_LICENCES = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterConfig:
+    """Attributes:
+    name: of the registered model.
+    method, model: name in `METHODS` and that method's own config.
+    recipe: the recipe's name, as a tag.
+    """
+
+    name: str = "mvforge"
+    method: str = ""
+    model: Any = None
+    recipe: str = ""
+
+
+def run(
+    config: RegisterConfig, *, checkpoints: dict[str, Location], meshes: Location, views: Location, kept: Location, out: Location, job: Job,
+) -> Summary:
+    """Assemble the generator and register it under `job.run`.
+
+    Writes `model/` (the generator folder) and `version.json`: name, version, uri, run_id, build_id, uids (every
+    object any stage trained on). Counts are versions.
+
+    Args:
+        checkpoints: outputs of the train steps by stage name.
+        meshes: output of the fetch step, for licences and file hashes.
+
+    Raises:
+        UserError: no tracking run to register under, or a stage of the method is missing.
+    """
+    if job.run.tracking_uri is None or job.run.run_id is None:
+        raise UserError("register needs a tracking store", "run it through a pipeline, or set MLFLOW_TRACKING_URI")
+    method = method_named(config.method)
+    if missing := [stage.name for stage in method.stages if stage.name not in checkpoints]:
+        raise UserError(f"register lacks checkpoints of {', '.join(missing)}", "train these stages first")
+    uids = sorted({uid for place in checkpoints.values() for uid in (place / "uids.json").read_json()})
+    tags = _tags(config, uids, meshes, checkpoints)
+    with tempfile.TemporaryDirectory(prefix="mvforge-generator-") as scratch, ExitStack() as stack:
+        folder = Path(scratch) / "generator"
+        folder.mkdir()
+        local = {name: stack.enter_context((place / "checkpoint").as_local()) for name, place in checkpoints.items()}
+        method.export(config.model, local, folder)
+        version = tracking.register(
+            job.run.tracking_uri, name=config.name, folder=folder, loader_module="training.served", input_columns=INPUT_COLUMNS,
+            output_columns=OUTPUT_COLUMNS, tags=tags, description=_description(config, uids, tags),
+            run=tracking.TrackedRun(job.run.tracking_uri, job.run.run_id), build_id=job.build_id,
+        )
+        (out / "model").delete()
+        (out / "model").upload(folder)
+    made = {"name": version.name, "version": version.version, "uri": version.uri, "run_id": job.run.run_id, "build_id": job.build_id}
+    (out / "version.json").write_json({**made, "uids": uids})
+    job.run.tags({"mvforge.model": version.uri, **{f"mvforge.{name}": value for name, value in tags.items()}})
+    return Summary(completed=1, facts={"model": version.uri, "trained_objects": len(uids), **tags})
+
+
+def _tags(config: RegisterConfig, uids: list[str], meshes: Location, checkpoints: dict[str, Location]) -> dict[str, str]:
+    trained = set(uids)
+    rows = [row for row in (meshes / "meshes.parquet").read_table(["uid", "sha256", "licence"]).to_pylist() if row["uid"] in trained]
+    files = sorted([row["uid"], row["sha256"]] for row in rows)
+    losses = {f"validation_loss.{stage}": loss for stage, place in checkpoints.items() if (loss := _last_loss(place)) is not None}
+    return {
+        "method": config.method, "recipe": config.recipe, "git_commit": git_commit(),
+        "data_fingerprint": _digest(files), "trained_uids": _digest(uids), "trained_objects": str(len(uids)),
+        "licences": licence_summary([row["licence"] for row in rows]), **losses,
+    }
+
+
+def licence_summary(licences: list[str | None]) -> str:
+    """`CC-BY-4.0 20, CC0-1.0 4`: how many objects under each licence, most frequent first."""
+    counts = sorted(Counter(licence or "unknown" for licence in licences).items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{name} {count}" for name, count in counts[:SHOWN_LICENCES]]
+    if rest := sum(count for _, count in counts[SHOWN_LICENCES:]):
+        shown.append(f"{len(counts) - SHOWN_LICENCES} others {rest}")
+    return ", ".join(shown)
+
+
+def _last_loss(place: Location) -> str | None:
+    lines = (place / "validation.jsonl").read_text().splitlines()
+    return f"{json.loads(lines[-1])['loss']:.6g}" if lines else None
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def _description(config: RegisterConfig, uids: list[str], tags: dict[str, str]) -> str:
+    return f"{config.method} by recipe '{config.recipe}', trained on {len(uids)} objects ({tags['licences']})."

@@ -1,0 +1,59 @@
+"""A registered model as MLflow serves it: condition pictures in, generated views out. Named by import path in the version."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from rendering.cameras import orbit
+from rendering.views import CONDITION, ViewSet, encode_image
+from training.methods import load_generator
+from training.methods.base import Generator
+
+INPUT_COLUMNS = {"uid": "string", "condition": "binary", "seed": "long"}
+OUTPUT_COLUMNS = {"uid": "string", "view_index": "long", "azimuth_deg": "double", "elevation_deg": "double", "image": "binary"}
+
+
+def _load_pyfunc(data_path: str) -> "ServedGenerator":
+    """What `mlflow.pyfunc.load_model` calls with the generator folder."""
+    import torch
+
+    return ServedGenerator(load_generator(data_path, "cuda" if torch.cuda.is_available() else "cpu"))
+
+
+class ServedGenerator:
+    """Rows of conditions -> rows of views.
+
+    Input: one row per condition picture: `uid` (rows of one object share it, the first is the reference), `condition`
+    (encoded picture, any size, alpha = the object's mask), `seed` (of the object's first row). Output: one row per
+    generated view with the angles in the frame where the reference has azimuth 0, and the view as lossless WebP.
+    """
+
+    def __init__(self, generator: Generator) -> None:
+        self.generator = generator
+
+    def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        rows: list[dict[str, Any]] = []
+        for uid, group in model_input.groupby("uid", sort=False):
+            views = self.generator.generate(_conditions(str(uid), list(group["condition"])), int(group["seed"].iloc[0]), **(params or {}))
+            rows += [
+                {
+                    "uid": str(uid), "view_index": n, "azimuth_deg": float(views.azimuth_deg[n]),
+                    "elevation_deg": float(views.elevation_deg[n]), "image": encode_image(views.rgba[n]),
+                }
+                for n in range(len(views))
+            ]
+        return pd.DataFrame(rows, columns=list(OUTPUT_COLUMNS))
+
+
+def _conditions(uid: str, pictures: list[bytes]) -> ViewSet:
+    """Condition views with nominal cameras: their true ones are unknown. Pictures get the size of the first."""
+    images = []
+    for data in pictures:
+        with Image.open(io.BytesIO(data)) as image:
+            images.append(image.convert("RGBA"))
+    rgba = np.stack([np.asarray(image.resize(images[0].size, Image.Resampling.LANCZOS)) for image in images])
+    zero, radius = np.zeros(len(images)), np.full(len(images), 1.5)
+    return ViewSet(uid, rgba, orbit(zero, zero, radius, 60.0), (CONDITION,) * len(images), zero, zero, radius, "given", "given")
