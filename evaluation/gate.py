@@ -40,12 +40,14 @@ class Figure:
     """One version's mean on the gate's metric, and what it was measured on.
 
     `basis` names protocol, evaluation set and number of condition views; two figures compare only on one basis.
-    `value` is None where the version was never measured on that basis.
+    `value` is None where the version was never measured on that basis; `missing` counts the objects without a figure,
+    which do not enter the mean.
     """
 
     uri: str
     basis: str
     value: float | None
+    missing: int = 0
 
 
 def run(config: GateConfig, *, scores: Location, model: Location | None, generated: Location, out: Location, job: Job) -> Summary:
@@ -66,9 +68,10 @@ def run(config: GateConfig, *, scores: Location, model: Location | None, generat
     if config.metric not in means:
         raise UserError(f"the gate's metric '{config.metric}' was not scored", f"choose gate.metric among {', '.join(sorted(means))}")
     basis = basis_of(summary, made_by)
-    tracking.set_version_tags(uri, version, score_tags(means, basis))
+    missing = {name: int((stats or {}).get("missing") or 0) for name, stats in summary["metrics"].items()}
+    tracking.set_version_tags(uri, version, score_tags(means, missing, basis))
 
-    challenger = Figure(version.uri, basis, means[config.metric])
+    challenger = Figure(version.uri, basis, means[config.metric], missing[config.metric])
     record = _unfinished(config, uri, version, challenger, job) or _judge(config, uri, version, challenger)
     if record["decision"] == PROMOTED:
         # The intention first: an interrupted build finds it and ends with the same decision.
@@ -83,8 +86,8 @@ def _judge(config: GateConfig, uri: str, version: ModelVersion, challenger: Figu
     before = tracking.get_alias(uri, version.name, config.alias)
     champion = None
     if before is not None:
-        text = tracking.version_tags(uri, before).get(_tag(challenger.basis, config.metric))
-        champion = Figure(before.uri, challenger.basis, None if text is None else float(text))
+        stored = json.loads(tracking.version_tags(uri, before).get(_tag(challenger.basis, config.metric), "{}"))
+        champion = Figure(before.uri, challenger.basis, stored.get("mean"), stored.get("missing", 0))
     decision, reason = decide(config, challenger, champion)
     return {
         "decision": decision,
@@ -130,10 +133,10 @@ def basis_of(summary: dict[str, Any], made_by: dict[str, Any]) -> str:
     return f"{name}/{summary['evaluation_set'][:16]}/{conditions}-view"
 
 
-def score_tags(means: dict[str, float | None], basis: str) -> dict[str, str]:
+def score_tags(means: dict[str, float | None], missing: dict[str, int], basis: str) -> dict[str, str]:
     """Tags for a version: figures by basis, which gates read, and the latest ones by plain name, which people read."""
     known = {name: value for name, value in means.items() if value is not None and math.isfinite(value)}
-    exact = {_tag(basis, name): repr(float(value)) for name, value in known.items()}
+    exact = {_tag(basis, name): json.dumps({"mean": float(value), "missing": missing[name]}) for name, value in known.items()}
     return exact | {_clean(name): f"{value:.4g}" for name, value in known.items()} | {"scored_on": basis}
 
 
@@ -166,6 +169,9 @@ def decide(config: GateConfig, challenger: Figure, champion: Figure | None) -> t
         return KEPT, f"{challenger.uri} is the {config.alias} already"
     if champion.value is None or champion.basis != challenger.basis:
         return KEPT, f"{champion.uri} was never scored on {challenger.basis}, so the two cannot be compared"
+    if challenger.missing > champion.missing:
+        lost = f"{challenger.missing} objects have no {metric}, {champion.missing} with {champion.uri}"
+        return KEPT, f"the mean of {challenger.uri} leaves more objects out: {lost}"
     figures = f"mean {metric} {value:.4f} against {champion.value:.4f} of {champion.uri} on {challenger.basis}"
     return (PROMOTED, f"better: {figures}") if _better(metric, value, champion.value) else (KEPT, f"not better: {figures}")
 

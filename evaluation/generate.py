@@ -189,7 +189,8 @@ class GenerateActor:
     def _one(self, uid: str, key: str) -> str:
         # Ray repeats a task whose actor died, without end; an object that kills its actor twice is given up.
         attempts = self.pieces.attempt(key, self.session)
-        entry: dict[str, Any] = {"uid": uid, "attempts": attempts, "worker": self.worker, "seed": seed_for(self.config.seed, uid)}
+        entry: dict[str, Any] = {"uid": uid, "reason": "", "detail": "", "attempts": attempts, "worker": self.worker}
+        entry["seed"] = seed_for(self.config.seed, uid)
         started = time.monotonic()
         result = None
         if attempts > MAX_ATTEMPTS:

@@ -1,6 +1,7 @@
 """Pictures of a mesh by casting rays: colours and normals, no OpenGL and no display needed."""
 
 import io
+from typing import Any
 
 import numpy as np
 import trimesh
@@ -32,7 +33,7 @@ def load_glb(data: bytes) -> trimesh.Trimesh:
 
 def _use_vertex_colours(part: trimesh.Trimesh) -> None:
     """Show the vertex colours that trimesh parks beside a material without a texture; glTF stores them linear."""
-    visual = part.visual
+    visual: Any = part.visual
     if visual.kind != "texture" or visual.uv is not None or "color" not in visual.vertex_attributes:
         return
     stored = np.asarray(visual.vertex_attributes["color"])
@@ -82,7 +83,7 @@ def cast(mesh: trimesh.Trimesh, camera: Camera, size_px: int) -> tuple[np.ndarra
 
 def _colours_at(mesh: trimesh.Trimesh, faces: np.ndarray, barycentric: np.ndarray) -> np.ndarray:
     """Base colour in [0, 1] `[N, 3]` at points on `faces`: from the texture, the vertices or the faces, whichever is there."""
-    visual = mesh.visual
+    visual: Any = mesh.visual
     if visual.kind == "texture":
         factor, image = _material(visual.material)
         if visual.uv is None or image is None:

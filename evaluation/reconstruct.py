@@ -5,8 +5,6 @@ a name made of everything that determines it, so an interrupted run goes on wher
 taken over from earlier builds. An object without a surface is a ledger row with its reason.
 """
 
-import hashlib
-import json
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +13,7 @@ import pyarrow as pa
 
 from evaluation.hull import HullFailure, HullSettings, visual_hull
 from evaluation.mesh_io import glb_bytes
+from evaluation.pieces import Pieces, key_of
 from infra.fanout import fan_out
 from infra.job import Job, Summary
 from infra.storage import Location
@@ -44,34 +43,6 @@ class ReconstructConfig:
     votes: int | None = None
 
 
-@dataclass(frozen=True)
-class Pieces:
-    """Finished pieces below `place`; older ones than `fresh_since`, and failures with `retry_failed`, do not count."""
-
-    place: Location
-    fresh_since: float | None = None
-    retry_failed: bool = False
-
-    def row(self, key: str) -> dict[str, Any] | None:
-        """The ledger row of a finished piece, or None."""
-        file = self.place / f"{key}.json"
-        if not file.exists():
-            return None
-        if self.fresh_since is not None and (file.fs.get_file_info(file.path).mtime_ns or 0) / 1e9 < self.fresh_since:
-            return None
-        row = file.read_json()
-        return None if self.retry_failed and row["status"] == "failed" else row
-
-    def mesh(self, key: str) -> Location:
-        return self.place / f"{key}.glb"
-
-    def write(self, key: str, row: dict[str, Any], glb: bytes | None) -> None:
-        """The mesh first, the row last: a row says that the piece is whole."""
-        if glb is not None:
-            self.mesh(key).write_bytes(glb)
-        (self.place / f"{key}.json").write_json(row)
-
-
 def run(config: ReconstructConfig, *, views: Location, out: Location, job: Job) -> Summary:
     """Mesh every object of the view store `views`; writes `<uid>.glb` and `ledger.parquet` into `out`.
 
@@ -80,14 +51,13 @@ def run(config: ReconstructConfig, *, views: Location, out: Location, job: Job) 
     """
     uids = ViewStore(views).uids()
     job.run.params({"reconstruct": asdict(config)})
-    pieces = Pieces((job.cache or out) / "pieces", job.fresh_since, job.retry_failed)
+    pieces = Pieces.of(job, out)
     rows = []
     for uid, result in fan_out(reconstruct_object, uids, job, "reconstruct", config=config, views=views, pieces=pieces, out=out):
         rows.append(_failed(uid, type(result).__name__, str(result)) if isinstance(result, Exception) else result)
     rows.sort(key=lambda row: row["uid"])
     (out / "ledger.parquet").write_table(pa.Table.from_pylist(rows, schema=LEDGER))
-    if job.cache is None:
-        pieces.place.delete()
+    pieces.end(job)
     completed = sum(row["status"] == "ok" for row in rows)
     job.run.metrics({"reconstruct/completed": completed, "reconstruct/failed": len(rows) - completed})
     reasons = [row["reason"] for row in rows if row["status"] == "failed"]
@@ -105,7 +75,7 @@ def reconstruct_object(uid: str, *, config: ReconstructConfig, views: Location, 
         row["seconds"] = round(time.monotonic() - started, 3)
         pieces.write(key, row, glb)
     if row["status"] == "ok":
-        (out / f"{uid}.glb").write_bytes(pieces.mesh(key).read_bytes())
+        (out / f"{uid}.glb").write_bytes(pieces.file(key).read_bytes())
     else:
         (out / f"{uid}.glb").delete()
     return row
@@ -126,9 +96,5 @@ def _failed(uid: str, reason: str, detail: str) -> dict[str, Any]:
 
 
 def _key(raw: dict[str, Any], config: ReconstructConfig) -> str:
-    """32 hex digits of all that determines the mesh."""
     described = [ALGORITHM_VERSION, asdict(config), raw["uid"], raw["roles"], raw["c2w"], raw["intrinsics"]]
-    digest = hashlib.sha256(json.dumps(described).encode())
-    for image in raw["images"]:
-        digest.update(hashlib.sha256(image).digest())
-    return digest.hexdigest()[:32]
+    return key_of(described, raw["images"])

@@ -3,7 +3,7 @@
 No network, no files beside it: pictures are data URIs, plots are inline SVG.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
@@ -46,7 +46,8 @@ class ReportConfig:
     title: str = "Evaluation"
     note: str = ""
     recipe: str = ""
-    command: str = ""
+    # Where and how it was typed does not change the page's figures.
+    command: str = field(default="", metadata={"identity": False})
     max_objects_shown: int = 6
     shown_by: str = "psnr_foreground"
     paper_figures: bool = True

@@ -12,8 +12,17 @@ from typing import Any
 import pyarrow as pa
 
 from evaluation.metrics.image import IMAGE_METRICS, PSNR_CAP_DB
+from evaluation.pieces import Pieces
 from evaluation.protocol import Protocol, evaluation_set_of
-from evaluation.score_object import BASELINE_METRICS, CONSISTENCY_METRICS, TRUTH_HULL_METRICS, ObjectScores, score_object, truth_digest
+from evaluation.score_object import (
+    BASELINE_METRICS,
+    CONSISTENCY_METRICS,
+    TRUTH_HULL_METRICS,
+    ObjectScores,
+    ScoreInputs,
+    finished_scores,
+    truth_digest,
+)
 from evaluation.statistics import aggregate
 from infra.errors import UserError
 from infra.fanout import fan_out
@@ -64,10 +73,9 @@ def run(
     job.run.params({"score": asdict(config)})
     failures = {row["uid"]: f"{row['reason']}: {row['detail']}" for row in _ledger(meshes) if row["status"] != "ok"}
     results = {uid: _empty(uid, config, f"not generated: {reason}") for uid, reason in not_generated.items()}
-    for uid, result in fan_out(
-        score_object, uids, job, "score", reference=reference, generated=generated, meshes=meshes, failures=failures,
-        protocol=config.protocol, truth_hull_resolution=config.truth_hull_resolution,
-    ):
+    inputs = ScoreInputs(reference, generated, meshes, failures, config.protocol, config.truth_hull_resolution)
+    pieces = Pieces.of(job, out)
+    for uid, result in fan_out(finished_scores, uids, job, "score", inputs=inputs, pieces=pieces):
         results[uid] = _empty(uid, config, f"{type(result).__name__}: {result}") if isinstance(result, Exception) else result
     objects = [results[uid] for uid in sorted(results)]
     rows = [row for scores in objects for row in scores.rows]
@@ -77,6 +85,7 @@ def run(
     digests = {scores.uid: truth_digest(scores.uid, truth) for scores in objects}
     summary = summarise(objects, config, digests) | {"overlap": overlap, "model": _model_uri(generated, model)}
     (out / "summary.json").write_json(summary)
+    pieces.end(job)
     _track(summary, job)
     counts = summary["counts"]
     facts = {"protocol": config.protocol.name, "evaluation_set": summary["evaluation_set"], "without_mesh": counts["without_mesh"]}

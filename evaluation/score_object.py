@@ -13,17 +13,20 @@ from evaluation.mesh_io import check_mesh, load_mesh, world_from_gltf
 from evaluation.metrics.consistency import silhouette_iou
 from evaluation.metrics.geometry import compare_surfaces
 from evaluation.metrics.image import IMAGE_METRICS, SSIM_MIN_SIZE_PX, compare_images
+from evaluation.pieces import Pieces, key_of
 from evaluation.protocol import Protocol
 from evaluation.statistics import mean_known
 from infra.errors import UserError
 from infra.storage import Location
 from rendering.cameras import Camera
-from rendering.views import TARGET, Mesh, ViewSet, ViewStore, from_row
+from rendering.views import TARGET, Mesh, ViewSet, ViewStore
 
 CONSISTENCY_METRICS = ("silhouette_iou", "silhouette_iou_min")
 BASELINE_METRICS = ("psnr_blank", "psnr_foreground_blank", "psnr_input_copied", "psnr_foreground_input_copied")
 TRUTH_HULL_METRICS = ("chamfer_truth_hull", "volume_iou_truth_hull")
 CAMERA_TOLERANCE = 1e-3
+# Raised when the same inputs would give other figures than before.
+ALGORITHM_VERSION = 1
 
 
 @dataclass
@@ -43,30 +46,65 @@ class ObjectScores:
             self.add(metric, None, reason=reason)
 
 
-def score_object(
-    uid: str, *, reference: Location, generated: Location, meshes: Location | None, failures: dict[str, str],
-    protocol: Protocol, truth_hull_resolution: int,
-) -> ObjectScores:
-    """All figures of one object; `failures` tells by uid why the reconstruct step made no mesh.
+@dataclass(frozen=True)
+class ScoreInputs:
+    """Where one object's truth and results are, and how they are measured.
+
+    Attributes:
+        reference, generated: view stores.
+        meshes: folder of `<uid>.glb`, if there is one.
+        failures: uid -> why the reconstruct step made no mesh.
+        truth_hull_resolution: cells of the hull of the true views; 0 leaves it out.
+    """
+
+    reference: Location
+    generated: Location
+    meshes: Location | None
+    failures: dict[str, str]
+    protocol: Protocol
+    truth_hull_resolution: int
+
+
+def finished_scores(uid: str, *, inputs: ScoreInputs, pieces: Pieces) -> ObjectScores:
+    """The figures of one object, from its piece where there is one. Raises what `score_object` raises."""
+    mesh = inputs.meshes / f"{uid}.glb" if inputs.meshes is not None else None
+    views = ViewStore(inputs.generated).row(uid)
+    key = key_of(
+        [
+            ALGORITHM_VERSION, uid, inputs.protocol.described(), inputs.truth_hull_resolution, inputs.failures.get(uid),
+            truth_digest(uid, ViewStore(inputs.reference)), views["c2w"], views["intrinsics"], views["roles"], views["facts"],
+        ],
+        [*views["images"], mesh.read_bytes() if mesh is not None and mesh.exists() else b""],
+    )
+    row = pieces.row(key)
+    if row is None:
+        scores = score_object(uid, inputs=inputs)
+        failed = any(one["value"] is None for one in scores.rows)
+        row = {"status": "failed" if failed else "ok", "conditions": scores.conditions, "rows": scores.rows}
+        pieces.write(key, row)
+    return ObjectScores(uid, row["conditions"], row["rows"])
+
+
+def score_object(uid: str, *, inputs: ScoreInputs) -> ObjectScores:
+    """All figures of one object.
 
     Raises KeyError when either store lacks the object and ValueError when the generated views do not say how they are turned.
     """
-    raw = ViewStore(reference).row(uid)
-    views = ViewStore(generated).read(uid)
+    views = ViewStore(inputs.generated).read(uid)
     if "reference_azimuth_deg" not in views.facts:
         raise ValueError("the generated views do not tell their reference azimuth")
     conditions = [int(i) for i in views.facts.get("conditions", [])]
     scores = ObjectScores(uid, len(conditions))
-    rendered = from_row(raw).turned(-float(views.facts["reference_azimuth_deg"]))
+    rendered = ViewStore(inputs.reference).read(uid).turned(-float(views.facts["reference_azimuth_deg"]))
     pictures, truth = views.with_role(TARGET), rendered.with_role(TARGET)
     pairs = matching_views(truth, pictures)
     _score_pictures(scores, truth, pictures, pairs)
     _score_baselines(scores, truth, [j for j in pairs if j is not None], rendered.rgba[conditions[0]] if conditions else None)
-    mesh, reason = _generated_mesh(uid, meshes, failures)
-    _score_mesh(scores, rendered.mesh, mesh, reason, protocol)
+    mesh, reason = _generated_mesh(uid, inputs.meshes, inputs.failures)
+    _score_mesh(scores, rendered.mesh, mesh, reason, inputs.protocol)
     _score_consistency(scores, pictures, mesh, reason)
-    if truth_hull_resolution:
-        _score_truth_hull(scores, rendered.mesh, truth, HullSettings(truth_hull_resolution), protocol)
+    if inputs.truth_hull_resolution:
+        _score_truth_hull(scores, rendered.mesh, truth, HullSettings(inputs.truth_hull_resolution), inputs.protocol)
     return scores
 
 

@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +25,7 @@ from infra.storage import Location
 LOGICAL_CPUS = 4
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 90.0
+DASHBOARD_PORT = 8265  # where `ray job submit` looks by itself
 STOP_TIMEOUT_S = 60.0
 
 
@@ -55,12 +55,13 @@ def attach() -> None:
         inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
         runtime_env = {"working_dir": str(ROOT)} if inside_job else {"env_vars": {"PYTHONPATH": str(ROOT)}}
     options: dict = {"runtime_env": runtime_env, "log_to_driver": True, "logging_level": logging.WARNING}
+    _quiet_ray_data()
     address = os.environ.get("RAY_ADDRESS") or _own_address()
     try:
         if address:
             ray.init(address=address, **options)
         else:
-            ray.init(num_cpus=LOGICAL_CPUS, include_dashboard=False, **options)
+            ray.init(address="local", num_cpus=LOGICAL_CPUS, include_dashboard=False, **options)
     except RuntimeError as error:
         if "ersion mismatch" in str(error):
             raise UserError(
@@ -68,6 +69,16 @@ def attach() -> None:
                 "stop it with the environment that started it, then `make demo` again",
             ) from error
         raise
+
+
+def _quiet_ray_data() -> None:
+    """Leave progress to the steps: Ray Data's own is twenty lines every ten seconds in a job's log. Its log files stay whole."""
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # read at import
+    import ray.data
+
+    for handler in logging.getLogger("ray.data").handlers:
+        if not isinstance(handler, logging.FileHandler) and "File" not in type(handler).__name__:
+            handler.setLevel(logging.WARNING)
 
 
 def _first_lines(text: str) -> str:
@@ -174,7 +185,7 @@ def start_head() -> Head:
     if running is not None:
         refuse_other_versions(running)
         return running
-    with _free_ports(2) as (port, dashboard_port):
+    with _free_ports(DASHBOARD_PORT) as (port, dashboard_port):
         pass
     logs = home() / "head.log"
     logs.parent.mkdir(parents=True, exist_ok=True)
@@ -217,13 +228,53 @@ def _agent_ready(head: Head) -> bool:
 
 
 @contextlib.contextmanager
-def _free_ports(count: int) -> Iterator[list[int]]:
-    """Ports that were free a moment ago, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        yield [each.getsockname()[1] for each in sockets]
+def _free_ports(wanted: int) -> Iterator[tuple[int, int]]:
+    """Two ports that are free now: any, and the wanted one (or any, when that is taken)."""
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        try:
+            second.bind(("127.0.0.1", wanted))
+        except OSError:
+            second.bind(("127.0.0.1", 0))
+        yield first.getsockname()[1], second.getsockname()[1]
+
+
+def running_dashboard() -> str | None:
+    """Dashboard of a head that already runs: ours, the one `$RAY_API_SERVER_ADDRESS` names, or one on Ray's default port.
+
+    Raises:
+        UserError: it runs another Ray version (or, for a head of ours, another Python).
+    """
+    head = own_head()
+    if head is not None:
+        refuse_other_versions(head)
+        return head.dashboard
+    for address in filter(None, (os.environ.get("RAY_API_SERVER_ADDRESS"), f"http://127.0.0.1:{DASHBOARD_PORT}")):
+        running = dashboard_version(address)
+        if running is not None:
+            refuse_other_ray(address, running)
+            return address
+    return None
+
+
+def dashboard_version(address: str) -> str | None:
+    """Ray version behind a dashboard address; None when no Ray dashboard answers there."""
+    import requests
+
+    try:
+        answer = requests.get(f"{address.rstrip('/')}/api/version", timeout=10)
+        answer.raise_for_status()
+        return str(answer.json()["ray_version"])
+    except (requests.RequestException, ValueError, KeyError):
+        return None
+
+
+def refuse_other_ray(address: str, running: str) -> None:
+    """Raises UserError when the head behind an address runs another Ray than this environment."""
+    if running != ray.__version__:
+        raise UserError(
+            f"the head at {address} runs Ray {running}; this environment has {ray.__version__}", "use the environment that started the head, or stop it"
+        )
 
 
 def stop_head() -> bool:
@@ -247,9 +298,3 @@ def stop_head() -> bool:
             os.killpg(head.pid, signal.SIGKILL)
     _state_file().unlink(missing_ok=True)
     return True
-
-
-def has_room(place: Path, needed_bytes: int) -> bool:
-    """Whether the disk below `place` has so much free space."""
-    existing = next(p for p in [place, *place.parents] if p.exists())
-    return shutil.disk_usage(existing).free >= needed_bytes

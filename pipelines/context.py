@@ -1,7 +1,8 @@
 """Where a command works: the store, the tracking address, the recipe with its settings, the label."""
 
 import os
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from infra import cluster, tracking
@@ -69,4 +70,6 @@ class Context:
     def open(cls, name: str, given: list[str], label: str | None, store: str | None) -> "Context":
         place = store_location(store)
         recipe = load_recipe(name, given)
+        command = shlex.join(["mvforge", "run", name, *(word for setting in given for word in ("--set", setting)), *(["--label", label] if label else [])])
+        recipe = replace(recipe, report=replace(recipe.report, recipe=name, command=command))
         return cls(recipe, label or settings.label_for(name, given), Store(place), tracking_uri(place))

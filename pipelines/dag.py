@@ -21,6 +21,8 @@ class Step:
         run: the step function, `run(config, *, <role>=Location, out=Location, job=Job) -> Summary`.
         config: typed configuration; part of the fingerprint.
         inputs: role -> step name, or role -> {key: step name} for a role that takes several.
+        outside: role -> digest of something outside the store that the step reads (a folder of source files); a
+            change there makes the step stale, as a rebuilt input does.
         version: raised by hand when the step's output changes meaning; part of the fingerprint.
         group: `data`, `train` or `eval`.
         resources: how much to run it with; never part of the fingerprint.
@@ -32,6 +34,7 @@ class Step:
     config: Any
     group: str
     inputs: Inputs = field(default_factory=dict)
+    outside: dict[str, str] = field(default_factory=dict)
     version: int = 1
     resources: Resources = Resources()
     max_failed_fraction: float = 0.5
@@ -90,6 +93,7 @@ def decide(step: Step, label: str, store: Store, finished: dict[str, Record]) ->
             return Decision(step, "changed", "; ".join(changes), own)
         return Decision(step, "waiting", f"after {', '.join(waiting)}", own)
     inputs = {role: _reference(finished[name]) for role, name in step.upstream().items()}
+    inputs |= {role: InputRef("outside", role, state) for role, state in step.outside.items()}
     fingerprint = digest({"config": config, "version": step.version, "inputs": {r: ref.build_id for r, ref in inputs.items()}})
     record = store.find(step.name, fingerprint, label)
     if record is not None:
@@ -100,8 +104,8 @@ def decide(step: Step, label: str, store: Store, finished: dict[str, Record]) ->
     changes = _changes(own, step, config)
     if changes:
         return Decision(step, "changed", "; ".join(changes), own, fingerprint, inputs)
-    rebuilt = [f"{role} ({inputs[role].step})" for role in inputs if own.inputs.get(role) != inputs[role]]
-    return Decision(step, "stale", f"rebuilt since: {', '.join(rebuilt)}", own, fingerprint, inputs)
+    other = [role if inputs[role].step == "outside" else f"{role} ({inputs[role].step})" for role in inputs if own.inputs.get(role) != inputs[role]]
+    return Decision(step, "stale", f"changed since: {', '.join(other)}", own, fingerprint, inputs)
 
 
 def _reference(record: Record) -> InputRef:

@@ -27,8 +27,10 @@ def build(recipe: Recipe) -> list[Step]:
         )
 
     stages = METHODS[recipe.method].stages
+    listing = step("catalog", catalog.run, recipe.catalog, "data")
+    state = catalog.source_state(recipe.catalog)
     data = [
-        step("catalog", catalog.run, recipe.catalog, "data"),
+        replace(listing, outside={"source files": state}) if state else listing,
         step("fetch", fetch.run, recipe.fetch, "data", catalog="catalog"),
         step("render", render.run, recipe.render, "data", meshes="fetch"),
         step("curate", curate.run, recipe.curate, "data", views="render"),

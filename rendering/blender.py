@@ -181,6 +181,7 @@ class BlenderWorker:
             except _ChildFailed as failed:
                 self._stop()
                 return RenderFailure(request.uid, failed.reason, failed.detail)
+            result: Rendered | RenderFailure
             if reply["status"] == "ok":
                 result = _rendered(request, folder, reply)
             else:
@@ -222,7 +223,6 @@ class _Child:
         self.objects = 0
         self._buffer = b""
         self._log = scratch / "blender.log"
-        self._log_start = 0
         request_end, self._requests = os.pipe()
         self._replies, reply_end = os.pipe()
         environment = {
@@ -230,7 +230,7 @@ class _Child:
             **os.environ, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "BLENDER_USER_RESOURCES": str(scratch), "TMPDIR": str(scratch),
         }
         try:
-            with open(self._log, "wb") as log:
+            with open(self._log, "ab") as log:
                 self.process = subprocess.Popen(
                     # -P: the folder of the script must not shadow modules that Blender imports.
                     [sys.executable, "-P", str(SCRIPT), str(request_end), str(reply_end), str(os.getpid()), str(address_space_mb)],
@@ -250,7 +250,7 @@ class _Child:
     def ask(self, message: dict[str, Any], deadline_s: float) -> dict[str, Any]:
         """Send one request and wait for its reply."""
         self.objects += 1
-        self._log_start = self._log.stat().st_size
+        os.truncate(self._log, 0)  # Blender prints dozens of lines per view; only those of this object matter
         try:
             data = json.dumps(message).encode() + b"\n"
             while data:
@@ -287,9 +287,7 @@ class _Child:
         return _ChildFailed(f"crash:{name}", f"last output:\n{self._log_tail()}")
 
     def _log_tail(self) -> str:
-        with open(self._log, "rb") as log:
-            log.seek(self._log_start)
-            return "\n".join(log.read()[-65536:].decode(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
 
     def kill(self) -> None:
         """End the whole process group at once and release everything."""

@@ -6,14 +6,18 @@ that Blender prints can reach the protocol. The first line out says whether `bpy
 """
 
 import ctypes
+import importlib
 import json
 import os
 import resource
 import signal
 import sys
 import time
+from typing import Any
 
 import numpy as np
+
+bpy: Any = None  # imported by `main`, after the limits are set
 
 PR_SET_PDEATHSIG = 1
 # Sub-path of data collections that belong to one object and go when it is done.
@@ -122,16 +126,14 @@ def load(path):
         raise Refused("missing_image", "no pixels for: " + ", ".join(missing[:8]))
 
 
-def remove_cameras_and_lights():
-    """Lights and cameras of the file would make the light differ per object; their children keep their places."""
-    ours = bpy.context.scene.camera
-    bpy.context.view_layer.update()
-    for thing in [o for o in bpy.data.objects if o.type in ("LIGHT", "CAMERA", "LIGHT_PROBE") and o != ours]:
-        for child in thing.children:
-            place = child.matrix_world.copy()
-            child.parent = None
-            child.matrix_world = place
-        bpy.data.objects.remove(thing, do_unlink=True)
+def switch_off_lights():
+    """Lamps of the file would make the light differ per object. They stay where they are, for what hangs below them.
+
+    Cameras of the file need no care: the scene's camera is ours, by reference and not by name.
+    """
+    for thing in bpy.context.scene.objects:
+        if thing.type in ("LIGHT", "LIGHT_PROBE"):
+            thing.hide_render = True
 
 
 def pose(frame):
@@ -198,18 +200,13 @@ def normalise(extent):
 
 def render_views(request):
     """Render every camera to `NNN.png` in the request's folder."""
-    from mathutils import Matrix
-
-    scene = bpy.context.scene
-    # Persistent data keeps old settings and objects alive until the scene is tagged; once per object is enough,
-    # and tagging every view would rebuild the acceleration structure of large meshes each time.
-    scene.update_tag()
+    scene, matrix_type = bpy.context.scene, importlib.import_module("mathutils").Matrix
     for index, (matrix, focal) in enumerate(zip(request["matrices"], request["focal"], strict=True)):
-        scene.camera.matrix_world = Matrix(np.reshape(matrix, (4, 4)).tolist())
+        scene.camera.matrix_world = matrix_type(np.reshape(matrix, (4, 4)).tolist())
         scene.camera.data.lens = focal * SENSOR_MM
         scene.render.filepath = os.path.join(request["folder"], f"{index:03d}.png")
-        # Ending without persistent data frees Cycles' scene. Kept alive, it takes the next object's images for this
-        # object's when Blender reuses their addresses: one object then wears another's textures.
+        # Views share one Cycles scene. The last one frees it: kept alive, it would ignore the next object's settings, and
+        # take its images for this object's when Blender reuses their addresses (one object wears another's textures).
         scene.render.use_persistent_data = index + 1 < len(request["matrices"])
         bpy.ops.render.render(write_still=True)
 
@@ -227,7 +224,7 @@ def handle(request):
     apply_settings(request)
     lap("clear")
     load(request["mesh"])
-    remove_cameras_and_lights()
+    switch_off_lights()
     actions = pose(request["frame"])
     lap("import")
     centre, scale, vertices, faces = normalise(request["extent"])
@@ -271,7 +268,7 @@ def main(request_fd, reply_fd, parent_pid, memory_mb):
 
     global bpy
     try:
-        import bpy
+        bpy = importlib.import_module("bpy")
     except ImportError as error:
         send({"status": "no_bpy", "detail": str(error)})
         os._exit(3)

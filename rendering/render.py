@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from rendering.views import FORMAT_VERSION, SCHEMA, ViewStore, to_table, write_s
 
 # Raise when the same config would give other pictures; pieces of the old version are then left alone.
 RENDER_VERSION = 1
+# Times an object may be begun in one run before the death of its actors is held against it.
+BEGINNINGS = 3
 SHEET_OBJECTS = 16
 SHEET_CELL_PX = 64
 OUTCOME = b"mvforge_outcome"
@@ -164,8 +167,8 @@ def _dataset(config: RenderConfig, rows: list[dict], pieces: Location, job: Job,
     table = pa.Table.from_pylist([{name: row[name] for name in columns} for row in rows])
     # A manifest is one block, which one actor would take whole: a block per object lets all share.
     return ray.data.from_arrow(table).repartition(len(rows)).map_batches(
-        RenderActor, fn_constructor_args=(config, pieces.uri, limits, job.fresh_since, job.retry_failed), batch_size=1,
-        batch_format="pyarrow", num_cpus=job.resources.cpus,
+        RenderActor, fn_constructor_args=(config, pieces.uri, limits, job.fresh_since, job.retry_failed, uuid.uuid4().hex),
+        batch_size=1, batch_format="pyarrow", num_cpus=job.resources.cpus,
         compute=ray.data.ActorPoolStrategy(size=max(1, min(job.resources.workers, len(rows))), max_tasks_in_flight_per_actor=1),
     )
 
@@ -196,10 +199,15 @@ def _unwrapped_errors() -> Iterator[None]:
 
 
 class RenderActor:
-    """A Ray Data actor with its own Blender child. Turns manifest rows into pieces and returns their outcomes."""
+    """A Ray Data actor with its own Blender child. Turns manifest rows into pieces and returns their outcomes.
 
-    def __init__(self, config: RenderConfig, pieces: str, limits: BlenderLimits, fresh_since: float | None, retry_failed: bool) -> None:
-        self.config, self.pieces = config, Location(pieces)
+    Ray restarts dead actors and repeats their tasks without end; `run_id` tells beginnings of this run from older ones.
+    """
+
+    def __init__(
+        self, config: RenderConfig, pieces: str, limits: BlenderLimits, fresh_since: float | None, retry_failed: bool, run_id: str,
+    ) -> None:
+        self.config, self.pieces, self.run_id = config, Location(pieces), run_id
         self.fresh_since, self.retry_failed = fresh_since or 0.0, retry_failed
         self.name = ray.get_runtime_context().get_actor_id() or "local"
         self.worker = BlenderWorker(limits)
@@ -211,7 +219,26 @@ class RenderActor:
         target = self.pieces / piece_name(self.config, row)
         if self._done_meanwhile(target):
             return read_outcome(target)
-        result = self._rendered(row)
+        beginning = self.pieces / "begun" / f"{target.name}.json"
+        count = self._beginnings(beginning)
+        if count >= BEGINNINGS:
+            detail = f"the actor died {count} times while rendering it, perhaps for want of memory"
+            result: Rendered | RenderFailure = RenderFailure(row["uid"], "worker_died", detail, attempts=count)
+        else:
+            beginning.write_json({"run": self.run_id, "count": count + 1})
+            result = self._rendered(row)
+        outcome = self._write_piece(target, result)
+        beginning.delete()
+        return outcome
+
+    def _beginnings(self, place: Location) -> int:
+        """How often this run has begun the object without finishing it."""
+        if not place.exists():
+            return 0
+        note = place.read_json()
+        return note["count"] if note["run"] == self.run_id else 0
+
+    def _write_piece(self, target: Location, result: Rendered | RenderFailure) -> dict[str, Any]:
         if isinstance(result, RenderFailure):
             outcome: dict[str, Any] = {
                 "status": "failed", "reason": result.reason, "detail": result.detail, "attempts": result.attempts,

@@ -10,13 +10,19 @@ from rendering.views import CONDITION, TARGET, ViewSet
 
 GAP_PX = 2
 LABEL_PX = 14
+GUTTER_PX = 34
 MARGIN_PX = 8
 INK, PAPER, FAINT = (40, 40, 40), (255, 255, 255), (225, 225, 225)
 CHECKER_PX = 8
 
 
 def contact_sheet(
-    sets: Sequence[ViewSet], *, cell_px: int = 96, background: str = "white", labels: Sequence[str] | None = None, max_conditions: int = 12,
+    sets: Sequence[ViewSet],
+    *,
+    cell_px: int = 96,
+    background: str = "white",
+    labels: Sequence[str] | None = None,
+    max_conditions: int = 12,
 ) -> Image.Image:
     """An RGB picture of all views of all `sets`, one block below the other.
 
@@ -26,7 +32,7 @@ def contact_sheet(
         labels: a caption per set; the uid by default.
         max_conditions: further condition views are left out.
     """
-    captions = list(labels) if labels is not None else [views.uid for views in sets]
+    captions = labels if labels is not None else [views.uid for views in sets]
     blocks = [_block(views, caption, cell_px, background, max_conditions) for views, caption in zip(sets, captions, strict=True)]
     width = max((block.width for block in blocks), default=cell_px) + 2 * MARGIN_PX
     height = sum(block.height + MARGIN_PX for block in blocks) + MARGIN_PX
@@ -41,7 +47,8 @@ def contact_sheet(
 def view_grid(views: ViewSet) -> tuple[list[list[int | None]], list[float], list[float]]:
     """Indices of the targets as rows of falling elevation and columns of rising azimuth, and both axes in degrees.
 
-    A place without a view is None. Azimuth columns start at the first target's azimuth, so that a generated set reads from its reference on.
+    A place without a view is None. Azimuth columns start at the first target's azimuth, so that a generated set
+    reads from its reference on.
     """
     targets = [index for index, role in enumerate(views.roles) if role == TARGET]
     if not targets:
@@ -62,10 +69,10 @@ def _block(views: ViewSet, caption: str, cell_px: int, background: str, max_cond
     rows, azimuths, elevations = view_grid(views)
     conditions = [index for index, role in enumerate(views.roles) if role == CONDITION][:max_conditions]
     step = cell_px + GAP_PX
-    height_cells = max(len(rows), 1) if rows else max(1, math.ceil(math.sqrt(len(conditions))))
+    height_cells = len(rows) if rows else max(1, math.ceil(math.sqrt(len(conditions))))
     condition_columns = math.ceil(len(conditions) / height_cells)
     left = condition_columns * step + (MARGIN_PX if conditions and rows else 0)
-    gutter = 4 * LABEL_PX // 2 + 6 if elevations else 0
+    gutter = GUTTER_PX if elevations else 0
     columns = max((len(row) for row in rows), default=0)
     block = Image.new("RGB", (left + gutter + columns * step, 2 * LABEL_PX + height_cells * step), PAPER)
     draw, font = ImageDraw.Draw(block), ImageFont.load_default(size=11)
@@ -73,17 +80,17 @@ def _block(views: ViewSet, caption: str, cell_px: int, background: str, max_cond
     if conditions:
         draw.text((0, LABEL_PX), "conditions", INK, font)
     for number, index in enumerate(conditions):
-        row, column = number % height_cells, number // height_cells
-        _paste(block, views.rgba[index], (column * step, 2 * LABEL_PX + row * step), cell_px, background)
+        corner = (number // height_cells * step, 2 * LABEL_PX + number % height_cells * step)
+        _paste(block, views.rgba[index], corner, cell_px, background)
     for column, azimuth in enumerate(azimuths):
         draw.text((left + gutter + column * step + 2, LABEL_PX), f"az {azimuth:g}", INK, font)
     for row_number, row in enumerate(rows):
         y = 2 * LABEL_PX + row_number * step
         if elevations:
             draw.text((left, y + cell_px // 2 - 7), f"{elevations[row_number]:+g}", INK, font)
-        for column, index in enumerate(row):
-            if index is not None:
-                _paste(block, views.rgba[index], (left + gutter + column * step, y), cell_px, background)
+        for column, place in enumerate(row):
+            if place is not None:
+                _paste(block, views.rgba[place], (left + gutter + column * step, y), cell_px, background)
     return block
 
 

@@ -180,7 +180,8 @@ class ViewStore:
             with pq.ParquetFile((self.location / entry.name).path, filesystem=self.location.fs) as shard:
                 version = (shard.schema_arrow.metadata or {}).get(b"mvforge_views_version")
                 if version != str(FORMAT_VERSION).encode():
-                    raise UserError(f"{self.location / entry.name} is not a view shard of format {FORMAT_VERSION}", "render again with this version")
+                    place = self.location / entry.name
+                    raise UserError(f"{place} is not a view shard of format {FORMAT_VERSION}", "render again with this version")
                 for group, uid in enumerate(shard.read(columns=["uid"]).column("uid").to_pylist()):
                     index[uid] = (entry.name, group)
         if not index:

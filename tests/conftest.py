@@ -1,6 +1,7 @@
 """Shared fixtures: the real assets when they are at hand, and one Ray cluster for the whole test session."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,8 +31,28 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     ray.init(
-        num_cpus=4, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False,
+        address="local", num_cpus=4, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False,
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}},
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def _empty_tracking_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow sqlite file with its tables: making them takes seconds, copying them none."""
+    from infra import tracking
+
+    folder = tmp_path_factory.mktemp("tracking")
+    tracking.check(tracking.default_uri(folder))
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def tracking_uri(_empty_tracking_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A fresh, empty, embedded tracking store."""
+    from infra import tracking
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    shutil.copy(_empty_tracking_store, folder / "mlflow.db")
+    return tracking.default_uri(folder)

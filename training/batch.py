@@ -39,7 +39,7 @@ def resized(rgba: np.ndarray, size: int) -> np.ndarray:
     for i, picture in enumerate(rgba):
         values = picture.astype(np.float32) / 255.0
         values[..., :3] *= values[..., 3:]
-        planes = [Image.fromarray(values[..., c]).resize((size, size), Image.Resampling.LANCZOS) for c in range(4)]
+        planes = [Image.fromarray(values[..., c]).resize((size, size), Image.Resampling.BILINEAR) for c in range(4)]
         small = np.stack([np.asarray(plane) for plane in planes], -1).clip(0, 1)
         small[..., :3] = np.where(small[..., 3:] > 0, small[..., :3] / np.maximum(small[..., 3:], 1e-6), 0).clip(0, 1)
         out[i] = np.round(small * 255.0).astype(np.uint8)

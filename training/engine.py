@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -240,9 +241,17 @@ def _import_deepspeed(device: torch.device) -> Any:
     """DeepSpeed without its compile at first use: on a CPU the shared-memory operator is left out, gloo does its work."""
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-    import deepspeed.ops
-    from deepspeed.utils import logger
+    # Its autotuner, unused here, would import mlflow: a second of start-up for every worker.
+    hidden = "mlflow" not in sys.modules
+    if hidden:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        import deepspeed
+        import deepspeed.ops
+        from deepspeed.utils import logger
+    finally:
+        if hidden:
+            del sys.modules["mlflow"]
 
     logger.setLevel("WARNING")
     warnings.filterwarnings("ignore", category=FutureWarning, message="`torch.distributed.*is deprecated")  # one line per step

@@ -71,7 +71,8 @@ def run(
     picture = loss_plot(history, validation, f"train.{config.stage}")
     (out / "loss.png").write_bytes(picture)
     job.run.artifact("plots/loss.png", picture)
-    (out / "state").delete()
+    for leftover in ("state", "live"):
+        (out / leftover).delete()
     uids = (out / "uids.json").read_json()
     facts = {"steps": config.steps, "first_validation": validation[0] if validation else None}
     facts |= {"last_validation": validation[-1] if validation else None, "last_loss": history[-1]["loss"] if history else None}
@@ -96,11 +97,11 @@ def _train_on_workers(config: TrainConfig, inputs: StageInputs, out: Location, j
     cluster.attach()
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # also how late a checkpoint becomes the one to resume from
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less; nothing here reacts to it
     resources = job.resources
-    mailbox = _mailbox()
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = _Trainer(
         _worker,
-        train_loop_config={"config": config, "inputs": inputs, "out": out, "mailbox": mailbox},
+        train_loop_config={"config": config, "inputs": inputs, "out": out},
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers, use_gpu=resources.gpus > 0,
             resources_per_worker={"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {})},
@@ -112,13 +113,23 @@ def _train_on_workers(config: TrainConfig, inputs: StageInputs, out: Location, j
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
         ),
     )
-    with _forwarded(mailbox, tracked, config, job):
+    with _forwarded(out, tracked, config, job):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             _raise_if_stopped(out)
             raise RuntimeError(f"train.{config.stage} failed {MAX_FAILURES + 1} times, last: {error}") from error
     _raise_if_stopped(out)
+
+
+class _Trainer(ray.train.torch.TorchTrainer):
+    """Starts quicker: without the actor that would split Ray datasets (none are used) and without the one that watches over
+    the placement group through the dashboard (it ends with the job; without a dashboard that actor only logs errors)."""
+
+    LEFT_OUT = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+
+    def _create_default_callbacks(self) -> list:
+        return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in self.LEFT_OUT]
 
 
 def _raise_if_stopped(out: Location) -> None:
@@ -142,7 +153,7 @@ def _worker(setup: dict[str, Any]) -> None:
     rank = context.get_world_rank()
 
     def post(kind: str, row: dict[str, float]) -> None:
-        setup["mailbox"].put.remote(kind, row)
+        (out / "live" / f"{kind}-{int(row['step']):010d}.json").write_json(row)
 
     try:
         train_stage(setup["config"], setup["inputs"], out, RayCheckpoints(rank), post, device)
@@ -187,23 +198,6 @@ class RayCheckpoints:
             yield Path(folder)
 
 
-def _mailbox() -> Any:
-    """A tiny actor that carries logged rows from rank 0 to this process, so that workers need no tracking client."""
-
-    class Mailbox:  # defined here so that its process need not import this module (and torch)
-        def __init__(self) -> None:
-            self.rows: list = []
-
-        def put(self, kind: str, row: dict) -> None:
-            self.rows.append((kind, row))
-
-        def take(self) -> list:
-            rows, self.rows = self.rows, []
-            return rows
-
-    return ray.remote(num_cpus=0)(Mailbox).remote()
-
-
 class _Tracked:
     """Rows become tracked metrics once per step, also when a resumed training repeats steps (with the same figures)."""
 
@@ -219,8 +213,11 @@ class _Tracked:
 
 
 @contextlib.contextmanager
-def _forwarded(mailbox: Any, tracked: _Tracked, config: TrainConfig, job: Job) -> Iterator[None]:
-    """Rows from the mailbox become progress and tracked metrics while the block runs."""
+def _forwarded(out: Location, tracked: _Tracked, config: TrainConfig, job: Job) -> Iterator[None]:
+    """While the block runs, rows that rank 0 leaves in `out/live` become progress and tracked metrics.
+
+    So workers need no tracking client, and rows survive the death of this process.
+    """
     ended = threading.Event()
 
     def forward() -> None:
@@ -228,7 +225,7 @@ def _forwarded(mailbox: Any, tracked: _Tracked, config: TrainConfig, job: Job) -
             last = False
             while not last:
                 last = ended.wait(POLL_S)
-                for kind, row in ray.get(mailbox.take.remote()):
+                for kind, row in _take_rows(out / "live"):
                     if kind == "train":
                         progress.update(max(0, int(row["step"]) - progress.done), note=f"loss {row['loss']:.4f}")
                     tracked.row(kind, row)
@@ -240,7 +237,12 @@ def _forwarded(mailbox: Any, tracked: _Tracked, config: TrainConfig, job: Job) -
     finally:
         ended.set()
         thread.join(timeout=60)
-        ray.kill(mailbox)
+
+
+def _take_rows(live: Location) -> Iterator[tuple[str, dict[str, float]]]:
+    for entry in live.children():
+        yield entry.name.partition("-")[0], (live / entry.name).read_json()
+        (live / entry.name).delete()
 
 
 def _reporting(forward: Callable[[], None]) -> Callable[[], None]:

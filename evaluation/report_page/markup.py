@@ -1,6 +1,7 @@
 """HTML and SVG by plain calls. Everything is escaped unless it is `Markup`, so text from files can never become markup."""
 
 import base64
+from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from string import Template
@@ -27,7 +28,7 @@ def _attribute(key: str) -> str:
 
 def join(*children: object) -> Markup:
     """Children one after the other, escaped where needed."""
-    parts = []
+    parts: list[str] = []
     for child in children:
         if isinstance(child, list | tuple):
             parts.append(join(*child))
@@ -42,7 +43,7 @@ def picture(data: bytes, alt: str, kind: str = "webp", **attributes: object) -> 
     return element("img", src=source, alt=alt, **attributes)
 
 
-def table(head: list[object], rows: list[list[object]], **attributes: object) -> Markup:
+def table(head: Sequence[object], rows: Sequence[Sequence[object]], **attributes: object) -> Markup:
     """A plain table inside its own horizontal scroll area; a cell may be ready-made `<td>` or `<th>` markup."""
     header = element("tr", [cell if _is_cell(cell) else element("th", cell, scope="col") for cell in head])
     body = [element("tr", [cell if _is_cell(cell) else element("td", cell) for cell in row]) for row in rows]

@@ -56,7 +56,7 @@ def _right(text: str) -> Markup:
 def protocol(inputs: ReportInputs) -> Markup:
     """Every convention behind the figures, in full."""
     described = inputs.summary["protocol"]
-    rows = described if isinstance(described, dict) else {"name": described}
+    rows = {"name": described["name"], **described} if isinstance(described, dict) else {"name": described}
     return join(
         definitions([(key.replace("_", " "), _value(value)) for key, value in rows.items()]),
         definitions([("evaluation set", element("code", inputs.summary["evaluation_set"]))]),

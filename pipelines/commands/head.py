@@ -13,7 +13,7 @@ from typing import Any
 
 from infra import cluster
 from infra.errors import UserError
-from pipelines.commands.steps import git_commit
+from infra.provenance import git_commit
 from pipelines.context import absolute, store_location
 
 # Settings of the caller's shell that the job must see; the job itself inherits the head's environment.
@@ -78,17 +78,25 @@ def _absolute_arguments(arguments: list[str]) -> list[str]:
     return result
 
 
+def _dashboard(given: str | None) -> str:
+    """The dashboard to submit to: the given one, that of a running head, or of a head started now."""
+    if given is None:
+        return cluster.running_dashboard() or cluster.start_head().dashboard
+    running = cluster.dashboard_version(given)
+    if running is None:
+        raise UserError(f"no Ray dashboard answers at {given}", "start a head with `mvforge up`, or correct --address")
+    cluster.refuse_other_ray(given, running)
+    return given
+
+
 def _submit(recipe: str, arguments: list[str], address: str | None) -> dict[str, Any]:
     """Submit, follow, and return the job's id and exit status."""
     from ray.job_submission import JobSubmissionClient
 
     arguments = _absolute_arguments(arguments)
     environment = job_environment(arguments)
-    if address is None:
-        address = cluster.start_head().dashboard
-        print(f"Ray dashboard {address}", file=sys.stderr)
-    else:
-        _refuse_other_ray(address)
+    address = _dashboard(address)
+    print(f"Ray dashboard {address}", file=sys.stderr)
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     client = JobSubmissionClient(address)
     entry = ["python", "pipelines/full.py", recipe, *arguments]
@@ -99,20 +107,6 @@ def _submit(recipe: str, arguments: list[str], address: str | None) -> dict[str,
     print(f"job {job}", file=sys.stderr)
     status = _follow(client, job)
     return {"job": job, "exit": 0 if status == "SUCCEEDED" else 1, "status": status}
-
-
-def _refuse_other_ray(address: str) -> None:
-    """Raises UserError when the cluster behind the address cannot be reached or runs another Ray."""
-    import requests
-
-    try:
-        answer = requests.get(f"{address.rstrip('/')}/api/version", timeout=10)
-        answer.raise_for_status()
-        running = answer.json()["ray_version"]
-    except (requests.RequestException, ValueError, KeyError) as error:
-        raise UserError(f"no Ray dashboard answers at {address} ({type(error).__name__})", "start a head with `mvforge up`, or correct --address") from None
-    if running != cluster.versions()[0]:
-        raise UserError(f"the head at {address} runs Ray {running}; this environment has {cluster.versions()[0]}", "use the environment that started the head")
 
 
 def _follow(client: Any, job: str) -> str:

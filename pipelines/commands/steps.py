@@ -2,15 +2,14 @@
 
 import argparse
 import dataclasses
-import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from infra import cluster, tracking
+from infra.provenance import git_commit
 from pipelines import graph, settings
 from pipelines.artifact import Record, Store
 from pipelines.context import Context
@@ -90,15 +89,6 @@ def _tags(context: Context) -> dict[str, str]:
     return {"mvforge.recipe": context.recipe.name, "mvforge.label": context.label, "mvforge.store": str(context.store.root), "mvforge.git_commit": git_commit()}
 
 
-def git_commit() -> str:
-    """Commit of the running code, from `$MVFORGE_GIT_COMMIT` (a packaged job has no .git) or git; `unknown` otherwise."""
-    given = os.environ.get("MVFORGE_GIT_COMMIT")
-    if given:
-        return given
-    answer = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=cluster.ROOT, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or "unknown"
-
-
 def _result(context: Context, outcome: Outcome, seconds: float) -> dict[str, Any]:
     return {
         "recipe": context.recipe.name, "label": context.label, "store": str(context.store.root), "tracking_uri": context.tracking_uri,
@@ -118,7 +108,7 @@ def _print_result(result: dict[str, Any]) -> None:
     steps = result["steps"]
     print(f"\n{len(result['ran'])} steps run, {len(steps) - len(result['ran'])} reused, in {result['seconds']:.0f} s")
     if "register" in steps:
-        print(f"model     {steps['register']['facts'].get('uri', '')}")
+        print(f"model     {steps['register']['facts']['model']}")
     if "report" in steps:
         print(f"report    {Path(steps['report']['path']) / 'report.html' if '://' not in steps['report']['path'] else steps['report']['path'] + '/report.html'}")
     print(f"tracking  {mlflow_command(result['tracking_uri'])}")

@@ -9,12 +9,12 @@ from infra import cluster
 from infra.errors import UserError
 from infra.job import Job, Resources
 from infra.storage import Location
-from pipelines import settings
 from pipelines.context import absolute
 
 
 def render_objects(options: argparse.Namespace) -> dict[str, Any]:
     """The `render` verb: catalog, fetch and render without the graph."""
+    from pipelines.settings import apply
     from rendering import catalog, fetch, render
 
     source = options.source
@@ -25,7 +25,7 @@ def render_objects(options: argparse.Namespace) -> dict[str, Any]:
     listing = dataclasses.replace(catalog.CatalogConfig(source=source), val_fraction=0.0, test_fraction=0.0)
     if options.objects:
         listing = dataclasses.replace(listing, count=options.objects)
-    config = settings.apply(
+    config = apply(
         render.RenderConfig(),
         [f"rig={options.rig}", f"resolution={options.resolution}", f"samples={options.samples}", f"num_conditions={options.conditions}"],
     )
@@ -63,9 +63,11 @@ def export_one(options: argparse.Namespace) -> dict[str, Any]:
 
 def reconstruct(options: argparse.Namespace) -> dict[str, Any]:
     """The `reconstruct` verb."""
+    from evaluation.hull import HullSettings
     from evaluation.reconstruct_folder import reconstruct_folder
 
-    return _shown(options, reconstruct_folder(options.views, options.out))
+    settings = HullSettings(resolution=options.resolution, votes=options.votes)
+    return _shown(options, reconstruct_folder(options.views, options.out, settings))
 
 
 def score_pictures(options: argparse.Namespace) -> dict[str, Any]:

@@ -22,7 +22,7 @@ IMAGE_HELP = """psnr and ssim on white over the full frame, psnr_foreground over
 Gaussian (1.5), population covariance and leaves out a 5 px border. Pictures pair up by file name."""
 
 MESH_HELP = """accuracy is generated -> reference, completeness the other way, chamfer their mean (not squared); coordinates
-are taken as the files give them unless --normalize says otherwise."""
+are taken as the files give them unless --normalize says otherwise: a Y-up GLB and a Z-up PLY share no frame."""
 
 Run = Callable[[argparse.Namespace], Any]
 
@@ -127,6 +127,8 @@ def add_tool_verbs(verbs: Any) -> None:
         "mvforge reconstruct --views bottle --out bottle.glb",
     )
     rebuild.add_argument("--views", required=True, type=Path)
+    rebuild.add_argument("--resolution", type=int, default=64, help="cells along the longest side (default 64)")
+    rebuild.add_argument("--votes", type=int, help="views that may contradict a cell before it goes (default: 1 from 16 views on, else 0)")
     rebuild.add_argument("--out", required=True, type=Path)
     views = add_verb(
         verbs, "score-views", later("tools", "score_pictures"), "compare two folders of RGBA pictures",

@@ -17,4 +17,7 @@ def recipe() -> Recipe:
     return replace(
         base, name="smoke", model=smoke(), train=train, catalog=replace(base.catalog, count=6),
         render=replace(base.render, resolution=32, samples=2, num_conditions=2), generate=replace(base.generate, steps=4),
+        reconstruct=replace(base.reconstruct, resolution=32),
+        score=replace(base.score, points=2000, volume_resolution=24, truth_hull_resolution=24),
+        report=replace(base.report, title="mvforge: smoke"),
     )

@@ -1,6 +1,7 @@
 """What every source of objects yields, and how an object that cannot be had is reported."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 PROCEDURAL, LOCAL, OBJAVERSE = "procedural", "local", "objaverse"
@@ -58,4 +59,5 @@ class FetchError(Exception):
 
 def file_safe(text: str, limit: int = 48) -> str:
     """Letters, digits, `_` and `-` only, never empty: for uids, which become file names."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_-")[:limit].strip("_-") or "object"
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_-")[:limit].strip("_-") or "object"

@@ -27,7 +27,7 @@ def find_files(folder: Path) -> list[Path]:
         found += [Path(root) / name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
     files = sorted((path for path in found if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
     if not files:
-        raise UserError(f"no .glb or .gltf file below {folder}", "put 3D files there, or name another folder after 'local:'")
+        raise UserError(f"no .glb or .gltf file below {folder}", "put .glb or .gltf files there, or name another folder after 'local:'")
     return files
 
 
@@ -50,12 +50,17 @@ def _reference(path: Path, folder: Path, extra: str = "") -> ObjectRef:
         sha256, size = content_sha256(path), path.stat().st_size
     except OSError:
         uid = f"{file_safe(path.stem)}-unreadable{extra}"
-        return ObjectRef(uid=uid, source=LOCAL, uri=str(path), group=f"path-{relative.as_posix()}", category=category)
+        return ObjectRef(uid=uid, source=LOCAL, uri=_text(path), group=f"path-{_text(relative)}", category=category)
     licence, attribution = _licence(path)
     return ObjectRef(
-        uid=f"{file_safe(path.stem)}-{sha256[:8]}{extra}", source=LOCAL, uri=str(path), group=sha256, sha256=sha256, category=category,
-        licence=licence, attribution=attribution, caption=path.stem.replace("_", " ").replace("-", " "), bytes=size,
+        uid=f"{file_safe(path.stem)}-{sha256[:8]}{extra}", source=LOCAL, uri=_text(path), group=sha256, sha256=sha256, category=category,
+        licence=licence, attribution=attribution, caption=file_safe(path.stem).replace("_", " ").replace("-", " "), bytes=size,
     )
+
+
+def _text(path: Path) -> str:
+    """The path as valid Unicode. A name that is none cannot be stored in a table; `fetch` then reports it as missing."""
+    return str(path).encode("utf-8", "replace").decode()
 
 
 def _licence(path: Path) -> tuple[str, str]:

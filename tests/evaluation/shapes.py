@@ -43,7 +43,10 @@ def colored_box(extents=(1.0, 0.6, 0.8)) -> trimesh.Trimesh:
     body = trimesh.creation.box(extents)
     body = body.subdivide().subdivide()
     normals = np.round(body.face_normals).astype(int)
-    colors = {(0, -1, 0): (220, 20, 20), (0, 1, 0): (20, 220, 20), (1, 0, 0): (20, 20, 220), (-1, 0, 0): (220, 220, 20), (0, 0, 1): (250, 250, 250), (0, 0, -1): (5, 5, 5)}
+    colors = {
+        (0, -1, 0): (220, 20, 20), (0, 1, 0): (20, 220, 20), (1, 0, 0): (20, 20, 220), (-1, 0, 0): (220, 220, 20),
+        (0, 0, 1): (250, 250, 250), (0, 0, -1): (5, 5, 5),
+    }
     body.visual.face_colors = [(*colors[tuple(n)], 255) for n in normals]
     return body
 

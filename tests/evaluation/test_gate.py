@@ -1,7 +1,7 @@
 """The gate against a real registry: who becomes champion, who does not, and why."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,9 @@ def figure(uri: str, value: float | None, basis: str = "default/set/1-view") -> 
         (figure("b", 50.0), figure("a", None), None, KEPT),
         (figure("b", 50.0), figure("a", 20.0, "default/other/1-view"), None, KEPT),
         (figure("a", 50.0), figure("a", 20.0), None, KEPT),
+        # A mean over fewer objects is not better; one over more may be.
+        (replace(figure("b", 50.0), missing=2), replace(figure("a", 20.0), missing=1), None, KEPT),
+        (replace(figure("b", 50.0), missing=1), replace(figure("a", 20.0), missing=2), None, PROMOTED),
     ],
 )
 def test_rule(challenger: Figure, champion: Figure | None, minimum: float | None, expected: str) -> None:
@@ -64,14 +67,22 @@ class Registry:
         return self.job.run.tracking_uri
 
     def judge(
-        self, version: int, mean: float | None, *, build: str, evaluation_set: str = "e" * 64, conditions: int = 1, config=CONFIG
+        self,
+        version: int,
+        mean: float | None,
+        *,
+        build: str,
+        evaluation_set: str = "e" * 64,
+        conditions: int = 1,
+        missing: int = 0,
+        config=CONFIG,
     ) -> dict:
         place = Location(str(self.root / f"{version}-{build}"))
         (place / "scores" / "summary.json").write_json(
             {
                 "protocol": {"name": "default"},
                 "evaluation_set": evaluation_set,
-                "metrics": {"psnr_foreground": {"mean": mean}, "f_score@0.01": {"mean": 0.5}},
+                "metrics": {"psnr_foreground": {"mean": mean, "missing": missing}, "f_score@0.01": {"mean": 0.5}},
             }
         )
         made_by = {"name": "mv", "version": str(version), "uri": f"models:/mv/{version}", "settings": {"conditions": conditions}}
@@ -120,12 +131,17 @@ def test_the_alias_follows_the_better_model_and_reruns_change_nothing(registry: 
     again = registry.judge(1, 12.0, build="c")
     assert (again["decision"], again["champion_after"]) == (KEPT, "models:/mv/1") and "already" in again["reason"]
 
+    assert "more objects" in registry.judge(2, 90.0, build="lossy", missing=1)["reason"]
     worse = registry.judge(2, 11.0, build="d")
     assert (worse["decision"], worse["champion_before_value"]) == (KEPT, 12.0) and registry.champion() == "models:/mv/1"
     better = registry.judge(3, 13.0, build="e")
     assert (better["decision"], better["champion_before"]) == (PROMOTED, "models:/mv/1") and registry.champion() == "models:/mv/3"
     # The once promoted version is judged again: it lost the title meanwhile and does not get it back.
     assert registry.judge(1, 12.0, build="b2")["decision"] == KEPT and registry.champion() == "models:/mv/3"
+
+    # Killed between the intention and the alias: the same build ends as it would have, and says the same.
+    tracking.set_alias(registry.uri, tracking.ModelVersion("mv", "1", "models:/mv/1"), "champion")
+    assert registry.judge(3, 13.0, build="e") == better and registry.champion() == "models:/mv/3"
 
     tags = tracking.version_tags(registry.uri, tracking.ModelVersion("mv", "3", "models:/mv/3"))
     assert tags["psnr_foreground"] == "13" and tags["f_score_at_0.01"] == "0.5"

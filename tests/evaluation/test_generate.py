@@ -130,7 +130,7 @@ def test_objects_that_go_wrong_are_rows(
     rows = {row["uid"]: row for row in (out / "ledger.parquet").read_table().to_pylist()}
     assert (summary.completed, summary.failed) == (1, 4)
     assert {uid: row["reason"] for uid, row in rows.items()} == {
-        "chair_0": None,
+        "chair_0": "",
         "chair_1": "error",
         "chair_2": "crash",
         "chair_3": "invalid",

@@ -15,6 +15,7 @@ from evaluation import reconstruct
 from evaluation.hull import HullSettings
 from evaluation.mesh_io import glb_bytes, linear_from_srgb, load_mesh, world_from_gltf
 from evaluation.metrics.geometry import GeometrySettings, compare_surfaces
+from evaluation.pieces import Pieces
 from evaluation.reconstruct import ReconstructConfig
 from evaluation.reconstruct_folder import reconstruct_folder
 from infra.errors import UserError
@@ -68,14 +69,14 @@ def test_in_process(views, tmp_path):
 def test_on_ray_gives_the_same_bytes(views, tmp_path, ray_cluster):
     out, alone = Location(str(tmp_path / "out")), Location(str(tmp_path / "alone"))
     check(out, reconstruct.run(CONFIG, views=views, out=out, job=Job(Resources(workers=2))))
-    reconstruct.reconstruct_object("a", config=CONFIG, views=views, pieces=reconstruct.Pieces(alone / "pieces"), out=alone)
+    reconstruct.reconstruct_object("a", config=CONFIG, views=views, pieces=Pieces(alone / "pieces"), out=alone)
     assert (out / "a.glb").read_bytes() == (alone / "a.glb").read_bytes()
 
 
 def test_resume_makes_only_what_is_missing(views, tmp_path):
     out, cache = Location(str(tmp_path / "out")), Location(str(tmp_path / "cache"))
     job = Job(cache=cache)
-    pieces = reconstruct.Pieces(cache / "pieces")
+    pieces = Pieces(cache / "pieces")
     for uid in ("a", "empty"):  # as if the step had been killed after these two
         reconstruct.reconstruct_object(uid, config=CONFIG, views=views, pieces=pieces, out=out)
     before = {entry.name: entry.mtime for entry in (cache / "pieces").children()}
@@ -125,7 +126,8 @@ def test_the_mesh_lies_in_the_frame_of_the_views_and_opens_upright(views, tmp_pa
     reconstruct.run(CONFIG, views=views, out=out, job=Job())
     raw = load_mesh((out / "a.glb").local_path())
     extents = np.ptp(raw.vertices, axis=0)  # glTF: X right, Y up, Z towards the viewer
-    assert extents[1] == pytest.approx(0.8, abs=0.25) and extents[0] == pytest.approx(0.6, abs=0.2) and extents[2] == pytest.approx(1.0, abs=0.1)
+    assert extents[1] == pytest.approx(0.8, abs=0.25)
+    assert extents[0] == pytest.approx(0.6, abs=0.2) and extents[2] == pytest.approx(1.0, abs=0.1)
     world = world_from_gltf(raw)
     turned = colored_box().apply_transform(trimesh.transformations.rotation_matrix(-np.pi / 2, (0, 0, 1)))
     assert compare_surfaces(plain(turned), world, GeometrySettings(3000, 32))["volume_iou"] > 0.7
@@ -205,8 +207,8 @@ def test_folder_tool_reads_camera_angle_and_names_without_suffix(box_views, tmp_
     [
         ("no transforms", "no transforms.json"), ("not json", "transforms.json"), ("one frame", "fewer than two"), ("no file", "007.png"),
         ("no alpha", "007.png has no alpha"), ("size", "007.png is 20 x 20"), ("broken picture", "cannot read .*007.png"),
-        ("nan pose", "007.png"), ("no pose", "007.png"), ("no focal", "focal length"), ("distortion", "distortion"), ("empty masks", "empty_hull"),
-        ("suffix", "does not end in .glb"),
+        ("nan pose", "007.png"), ("no pose", "007.png"), ("no focal", "focal length"), ("distortion", "distortion"),
+        ("empty masks", "empty_hull"), ("suffix", "does not end in .glb"),
     ],
 )
 def test_folder_tool_names_what_is_wrong(harm, words, box_views, tmp_path):

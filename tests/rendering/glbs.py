@@ -24,7 +24,8 @@ def textured_box(image: Image.Image) -> trimesh.Trimesh:
     mesh = trimesh.creation.box((1.0, 0.7, 0.4))
     mesh.unmerge_vertices()
     uv = np.tile([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]], (len(mesh.vertices) // 3, 1))
-    mesh.visual = trimesh.visual.TextureVisuals(uv=uv, material=PBRMaterial(baseColorTexture=image, metallicFactor=0.0, roughnessFactor=1.0))
+    material = PBRMaterial(baseColorTexture=image, metallicFactor=0.0, roughnessFactor=1.0)
+    mesh.visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
     return mesh
 
 

@@ -90,7 +90,9 @@ def test_known_corners_land_within_half_a_pixel(worker, tmp_path, rig):
     assert seen > 0.85 * 8 * len(views)
 
 
-@pytest.mark.parametrize(("albedo", "light", "level"), [(1.0, "white", 255), (0.5, "white", 188), (1.0, "syncdreamer", 188), (0.2, "white", 124)])
+@pytest.mark.parametrize(
+    ("albedo", "light", "level"), [(1.0, "white", 255), (0.5, "white", 188), (1.0, "syncdreamer", 188), (0.2, "white", 124)],
+)
 def test_levels_of_a_diffuse_sphere(worker, tmp_path, albedo, light, level):
     sphere = glbs.coloured(trimesh.creation.icosphere(4), [albedo] * 3)
     views = rendered(worker, glbs.write(tmp_path / "sphere.glb", sphere, edit=MATTE), samples=16, light=light)
@@ -140,14 +142,15 @@ def test_lights_and_cameras_of_the_file_change_nothing(worker, tmp_path):
         description["nodes"] += [
             {"name": "lamp", "translation": [3.0, 4.0, 0.0], "extensions": {"KHR_lights_punctual": {"light": 0}}, "children": []},
             {"name": "Camera", "camera": 0, "translation": [9.0, 9.0, 9.0]},
+            {"name": "below", "translation": [-1.0, -2.0, -3.0], "children": list(description["scenes"][0]["nodes"])},
         ]
-        lamp, roots = len(description["nodes"]) - 2, description["scenes"][0]["nodes"]
-        description["nodes"][lamp]["children"] = list(roots)
+        lamp = len(description["nodes"]) - 3
+        description["nodes"][lamp]["children"] = [lamp + 2]
         description["scenes"][0]["nodes"] = [lamp, lamp + 1]
 
     plain = rendered(worker, glbs.write(tmp_path / "plain.glb", ball), want_mesh=True)
     lit = rendered(worker, glbs.write(tmp_path / "lit.glb", ball, edit=add_lamp), want_mesh=True)
-    assert np.abs(plain.rgba.astype(int) - lit.rgba).max() <= 8  # the lamp, left in, changes half of all levels by over 100
+    assert np.abs(plain.rgba.astype(int) - lit.rgba).max() <= 8  # the lamp, left on, adds over 80
     np.testing.assert_allclose(plain.mesh.vertices, lit.mesh.vertices, atol=1e-5)
 
 
@@ -178,6 +181,12 @@ def no_scene(description: dict) -> None:
     description["scenes"] = [{"nodes": [0]}]
 
 
+def endless(description: dict) -> None:
+    description["nodes"] += [{"scale": [1e30] * 3, "children": list(description["scenes"][0]["nodes"])}]
+    description["nodes"] += [{"scale": [1e30] * 3, "children": [len(description["nodes"]) - 1]}]
+    description["scenes"][0]["nodes"] = [len(description["nodes"]) - 1]
+
+
 def needs_ktx2(description: dict) -> None:
     description["extensionsUsed"] = description["extensionsRequired"] = ["KHR_texture_basisu"]
 
@@ -196,16 +205,13 @@ def test_files_that_cannot_be_rendered_say_why_and_harm_nobody(worker, tmp_path)
     garbage.write_bytes(b"glTF" + bytes(range(100)))
     truncated = tmp_path / "truncated.glb"
     truncated.write_bytes(glbs.write(tmp_path / "whole.glb", box).read_bytes()[:-200])
-    broken = tmp_path / "broken.glb"
-    corner = np.float32(0.5).tobytes() * 3
-    broken.write_bytes((tmp_path / "whole.glb").read_bytes().replace(corner, np.float32(np.nan).tobytes() * 3))
     pid = worker.pid
     assert failure(worker, glbs.write(tmp_path / "empty.glb", box, edit=no_scene)).reason == "no_mesh"
     ktx2 = failure(worker, glbs.write(tmp_path / "ktx2.glb", box, edit=needs_ktx2))
     assert ktx2.reason == "unsupported_extension" and "KHR_texture_basisu" in ktx2.detail and ktx2.attempts == 1
     assert failure(worker, glbs.write(tmp_path / "lost.glb", box, edit=lost_picture)).reason == "missing_image"
     assert failure(worker, glbs.write(tmp_path / "point.glb", point)).reason == "zero_extent"
-    assert failure(worker, broken).reason == "non_finite"
+    assert failure(worker, glbs.write(tmp_path / "endless.glb", box, edit=endless)).reason == "non_finite"
     assert failure(worker, garbage).reason == "import_failed"
     assert failure(worker, truncated).reason == "import_failed"
     assert failure(worker, tmp_path / "absent.glb").reason == "import_failed"
@@ -288,21 +294,22 @@ def test_too_little_memory_is_a_failure_with_a_reason(tmp_path):
 def test_the_child_dies_with_its_parent(tmp_path):
     script = (
         "import os, signal; from pathlib import Path; from rendering.blender import *; from tests.rendering.test_blender import *\n"
-        f"w = BlenderWorker(); rendered(w, Path({str(glbs.toy(tmp_path / 'toy.glb', 1))!r})); print(w.pid, flush=True)\n"
+        f"w = BlenderWorker(); rendered(w, Path({str(glbs.toy(tmp_path / 'toy.glb', 1))!r})); print(os.getpid(), w.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     parent = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
     assert parent.returncode == -signal.SIGKILL, parent.stderr
-    child = Path(f"/proc/{int(parent.stdout)}")
+    parent_pid, child_pid = parent.stdout.split()
+    child = Path(f"/proc/{child_pid}")
     for _ in range(100):
         if not child.exists() or "\nState:\tZ" in (child / "status").read_text():
             break
         time.sleep(0.1)
     else:
         pytest.fail("the child outlived its parent")
-    with BlenderWorker() as worker:  # starting one sweeps the dead one's scratch folder
-        assert not [folder for folder in worker._scratch.parent.glob("mvforge-blender-*") if folder.stat().st_mtime < worker._scratch.stat().st_mtime
-                    and not Path(f"/proc/{folder.name.split('-')[2]}").exists()]
+    with BlenderWorker() as worker:  # starting one sweeps the scratch folders of the dead
+        owners = [folder.name.split("-")[2] for folder in worker._scratch.parent.glob("mvforge-blender-*")]
+        assert parent_pid not in owners and str(os.getpid()) in owners
 
 
 @pytest.mark.parametrize(("text", "mend"), [("libXi.so.6: cannot open shared object file", "libxi6"), ("No module named 'bpy'", "3.11")])

@@ -84,8 +84,14 @@ def test_a_missing_and_an_empty_folder_are_named(tmp_path):
 def test_a_folder_is_searched_below_and_other_files_are_left_out(tmp_path):
     write_tree(
         {
-            "b.glb": named(1), "deep/er/a.GLB": named(2), "c.gltf": b'{"asset": {"version": "2.0"}}', "readme.txt": b"x", "x.glb.bak": b"x",
-            ".hidden.glb": named(3), ".trash/d.glb": named(4), "._c.gltf": b"resource fork",
+            "b.glb": named(1),
+            "deep/er/a.GLB": named(2),
+            "c.gltf": b'{"asset": {"version": "2.0"}}',
+            "readme.txt": b"x",
+            "x.glb.bak": b"x",
+            ".hidden.glb": named(3),
+            ".trash/d.glb": named(4),
+            "._c.gltf": b"resource fork",
         },
         tmp_path,
     )
@@ -96,10 +102,11 @@ def test_a_folder_is_searched_below_and_other_files_are_left_out(tmp_path):
 
 
 def test_strange_names_become_safe_and_stay_apart(tmp_path):
-    names = ["a b.glb", "a_b.glb", "$(touch x).glb", "-rf.glb", "\u00e9t\u00e9.glb", "'; rm.glb", "..glb.glb", "x" * 200 + ".glb"]
+    names = ["a b.glb", "a_b.glb", "$(touch x).glb", "-rf.glb", "\u00e9t\u00e9.glb", "'; rm.glb", "a..glb", "x" * 200 + ".glb"]
     write_tree({name: named(number) for number, name in enumerate(names)}, tmp_path)
     found = list_objects(local(tmp_path), JOB)
     assert len({ref.uid for ref in found}) == len(names)
+    assert any(ref.uid.startswith("ete-") for ref in found)
     for ref in found:
         assert file_safe(ref.uid, 200) == ref.uid and len(ref.uid) < 80
 
@@ -142,8 +149,12 @@ def objaverse_mirror(tmp_path) -> Path:
     uids = [f"{number:032x}" for number in range(12)]
     annotations = {
         uid: {
-            "name": f"Thing {n}", "license": "by-nc" if n % 3 == 0 else "by", "faceCount": 100 * n, "viewerUrl": f"https://example.org/{uid}",
-            "user": {"displayName": f"Maker {n}"}, "categories": [{"name": "furniture-home"}],
+            "name": f"Thing {n}",
+            "license": "by-nc" if n % 3 == 0 else "by",
+            "faceCount": 100 * n,
+            "viewerUrl": f"https://example.org/{uid}",
+            "user": {"displayName": f"Maker {n}"},
+            "categories": [{"name": "furniture-home"}],
         }
         for n, uid in enumerate(uids)
     }
@@ -153,7 +164,9 @@ def objaverse_mirror(tmp_path) -> Path:
 
 
 def objaverse(mirror: Path, **options) -> CatalogConfig:
-    return CatalogConfig(source="objaverse", objaverse_base_url=f"file://{mirror}", objaverse_cache=str(mirror / "no-cache"), **UNDIVIDED | options)
+    return CatalogConfig(
+        source="objaverse", objaverse_base_url=f"file://{mirror}", objaverse_cache=str(mirror / "no-cache"), **UNDIVIDED | options
+    )
 
 
 def numbers(config: CatalogConfig) -> list[int]:
@@ -184,7 +197,11 @@ def test_an_unknown_uid_is_kept_for_fetch_to_report(objaverse_mirror):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"lvis_categories": ("chairs",)}, "chair"), ({"uids": ("../../etc/passwd",)}, "letters and digits"), ({"uid_file": "/nowhere/uids.txt"}, "one uid a line")],
+    [
+        ({"lvis_categories": ("chairs",)}, "chair"),
+        ({"uids": ("../../etc/passwd",)}, "letters and digits"),
+        ({"uid_file": "/nowhere/uids.txt"}, "one uid a line"),
+    ],
 )
 def test_objaverse_requests_that_cannot_be_met(objaverse_mirror, options, words):
     with pytest.raises(UserError) as caught:
@@ -208,7 +225,9 @@ def test_a_cut_index_in_the_cache_is_fetched_again_and_an_unreachable_one_is_nam
     assert index.read_bytes() == whole
     (objaverse_mirror / "object-paths.json.gz").write_bytes(packed([])[:9])
     with pytest.raises(UserError, match="object-paths.json.gz"):
-        list_objects(CatalogConfig(source="objaverse", objaverse_base_url=f"file://{objaverse_mirror}/gone", objaverse_cache="/nowhere"), JOB)
+        list_objects(
+            CatalogConfig(source="objaverse", objaverse_base_url=f"file://{objaverse_mirror}/gone", objaverse_cache="/nowhere"), JOB
+        )
 
 
 def test_checksums_come_from_the_xl_table_when_given(objaverse_mirror, tmp_path):

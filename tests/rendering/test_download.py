@@ -50,14 +50,20 @@ def test_answers_that_will_not_change_are_not_asked_again(mirror, tmp_path, stat
 
 
 def test_passing_trouble_is_ridden_out_with_growing_pauses(mirror, tmp_path):
-    mirror.script["a.bin"] = [lambda handler, _: send(handler, b"", 503), lambda handler, body: send(handler, body[:1000], declared=len(body))]
+    mirror.script["a.bin"] = [
+        lambda handler, _: send(handler, b"", 503),
+        lambda handler, body: send(handler, body[:1000], declared=len(body)),
+    ]
     pauses = Pauses()
     assert get(f"{mirror.url}/a.bin", tmp_path, pauses, sha256=SHA).bytes == len(BODY)
     assert mirror.requests["a.bin"] == 3 and pauses == [0.5, 1.0]
 
 
 def test_the_pause_a_server_asks_for_is_kept_within_bounds(mirror, tmp_path):
-    mirror.script["a.bin"] = [lambda handler, _: send(handler, b"", 429, Retry_After="7"), lambda handler, _: send(handler, b"", 503, Retry_After="9999")]
+    mirror.script["a.bin"] = [
+        lambda handler, _: send(handler, b"", 429, Retry_After="7"),
+        lambda handler, _: send(handler, b"", 503, Retry_After="9999"),
+    ]
     pauses = Pauses()
     get(f"{mirror.url}/a.bin", tmp_path, pauses)
     assert pauses == [7.0, QUICK.backoff_limit_s]

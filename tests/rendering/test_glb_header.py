@@ -88,7 +88,8 @@ def test_the_licence_field_wins_over_the_notice_and_odd_ones_are_passed_on():
 def test_real_files_are_read(assets: Path):
     licences = {path.name: licence_in_file(read_document(path)) for path in sorted(assets.glob("*.gl*"))}
     assert licences["egyptian_cat_webp.glb"][0] == "CC-BY-4.0" and "Ankledot" in licences["egyptian_cat_webp.glb"][1]
-    assert licences["mixer_cameras.glb"] == ("CC-BY-4.0", licences["mixer_cameras.glb"][1]) and "Shopify" in licences["mixer_cameras.glb"][1]
+    assert licences["mixer_cameras.glb"][0] == "CC-BY-4.0" and "Shopify" in licences["mixer_cameras.glb"][1]
     assert licences["sunglasses_transmission.glb"][0] == "CC-BY-4.0"
     assert licences["milk_truck.glb"] == ("unknown", "")
-    assert external_uris(read_document(assets / "milk_truck_external" / "CesiumMilkTruck.gltf")) == ["CesiumMilkTruck.png", "CesiumMilkTruck0.bin"]
+    truck = read_document(assets / "milk_truck_external" / "CesiumMilkTruck.gltf")
+    assert external_uris(truck) == ["CesiumMilkTruck.png", "CesiumMilkTruck0.bin"]

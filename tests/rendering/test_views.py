@@ -10,7 +10,17 @@ from infra.seeds import rng_for
 from infra.storage import Location
 from rendering.rigs import RIGS, RigConfig
 from rendering.views import (
-    CONDITION, TARGET, Mesh, ViewSet, ViewStore, decode_image, encode_image, from_row, on_white, to_table, write_shards,
+    CONDITION,
+    TARGET,
+    Mesh,
+    ViewSet,
+    ViewStore,
+    decode_image,
+    encode_image,
+    from_row,
+    on_white,
+    to_table,
+    write_shards,
 )
 
 
@@ -19,7 +29,8 @@ def random_views(uid: str, size: int = 8, mesh: Mesh | None = None) -> ViewSet:
     rgba = rng_for(uid).integers(0, 256, (len(rig), size, size, 4), dtype=np.uint8)
     rgba[..., 3][:, :2] = 0
     rgba = np.where(rgba[..., 3:] == 0, 0, rgba).astype(np.uint8)
-    return ViewSet(uid, rgba, rig.camera, rig.roles, rig.azimuth_deg, rig.elevation_deg, rig.radius, rig.name, "blender", mesh, {"a": [1, 2]})
+    angles = rig.azimuth_deg, rig.elevation_deg, rig.radius
+    return ViewSet(uid, rgba, rig.camera, rig.roles, *angles, rig.name, "blender", mesh, {"a": [1, 2]})
 
 
 MESH = Mesh(np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32), np.array([[0, 1, 2], [2, 3, 4]], np.int32))

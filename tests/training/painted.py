@@ -15,13 +15,13 @@ def painted_views(uid: str, size: int = 32, num_conditions: int = 4, seed: int =
     elevation = np.concatenate([np.repeat(ELEVATIONS_DEG, 8), rng.uniform(-10, 45, num_conditions)])
     radius = np.concatenate([np.full(32, 1.5), rng.uniform(1.5, 2.2, num_conditions)])
     camera = orbit(azimuth, elevation, radius, 60.0)
-    ball, waves = rng.uniform(0.44, 0.5), rng.normal(size=(3, 3)) * 1.2
+    ball, waves = rng.uniform(0.44, 0.5), rng.normal(size=(3, 3)) * 0.8
     phase = rng.uniform(0, 6.28, 3)
     origin, direction = camera.rays(size, size)
     along = -(origin * direction).sum(-1)
     inside = ball**2 - (origin**2).sum(-1) + along**2
     surface = (origin + (along - np.sqrt(np.maximum(inside, 0)))[..., None] * direction) / ball
-    colour = 0.5 + 0.45 * np.sin(surface @ waves.T + phase)
+    colour = 0.5 + 0.4 * np.sin(surface @ waves.T + phase)
     rgba = np.concatenate([colour, np.ones_like(colour[..., :1])], -1) * (inside > 0)[..., None]
     return ViewSet(
         uid=uid, rgba=np.round(rgba * 255).astype(np.uint8), camera=camera, roles=(TARGET,) * 32 + (CONDITION,) * num_conditions,

@@ -1,6 +1,9 @@
 """The smallest method that uses every part of the interface: two stages, encoded arrays in the second, noise in the loss."""
 
 import json
+import os
+import signal
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +25,9 @@ VIEWS, SIZE = 5, 8
 class ToyConfig:
     width: int = 16
     poison: str = ""
-    """uid whose examples become NaN."""
+    """uid whose examples become NaN and which cannot be encoded."""
+    crash: str = ""
+    """Folder of accidents: a process that finds `kill-<step>` there dies by SIGKILL, with `fail-<step>` it raises."""
 
 
 class ToyTrainable:
@@ -55,6 +60,8 @@ class ToyTrainable:
         return {"uid": [e["uid"] for e in examples], **stacked}
 
     def loss(self, module: nn.Module, batch: dict, generator: torch.Generator, step: int) -> tuple:
+        if self.config.crash:
+            accident(Path(self.config.crash), step)
         noise = 0.01 * torch.randn(batch["source"].shape, generator=generator, device=batch["source"].device)
         loss = (module(batch["source"] + noise) - batch["target"]).square().mean()
         return loss, {"mse": loss}
@@ -62,6 +69,21 @@ class ToyTrainable:
     def validate(self, module: nn.Module, objects: list[TrainObject], seed: int) -> dict[str, float]:
         means = torch.from_numpy(np.stack([mean_colours(obj.views) for obj in objects]))
         return {"loss": float((module(means[:, 0]) - means[:, 1]).square().mean())}
+
+
+def accident(folder: Path, step: int) -> None:
+    """Note the step, then do what a file for this step asks for, once per file."""
+    with open(folder / "steps.log", "a") as log:
+        log.write(f"{step}\n")
+    for kind in ("kill", "fail"):
+        try:
+            (folder / f"{kind}-{step}").unlink()
+        except FileNotFoundError:
+            continue
+        time.sleep(2.0)  # a checkpoint counts from the moment the controller has heard of it
+        if kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError(f"asked to fail at step {step}")
 
 
 def mean_colours(views: ViewSet) -> np.ndarray:
@@ -102,10 +124,10 @@ class ToyMethod:
 
     def export(self, config: ToyConfig, checkpoints: dict[str, Path], folder: Path) -> None:
         save_file(load_file(checkpoints["second"] / "toy.safetensors"), folder / "toy.safetensors")
-        (folder / "generator.json").write_text(json.dumps({"method": "tests.training.toy:TOY", "config": asdict(config)}))
+        (folder / "mvforge.json").write_text(json.dumps({"method": "toy", "config": asdict(config)}))
 
     def load_generator(self, folder: Path, device: str) -> ToyGenerator:
-        config = ToyConfig(**json.loads((folder / "generator.json").read_text())["config"])
+        config = ToyConfig(**json.loads((folder / "mvforge.json").read_text())["config"])
         module = ToyTrainable("second", config).build()
         module.load_state_dict(load_file(folder / "toy.safetensors"))
         return ToyGenerator(module)

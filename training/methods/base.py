@@ -94,6 +94,10 @@ class Method(Protocol):
     Config: type
     stages: tuple[Stage, ...]
 
+    def smoke(self) -> Any:
+        """A Config so small (32 px) that every stage can be tried in a unit test."""
+        ...
+
     def trainable(self, stage: str, config: Any, weights: dict[str, Path]) -> Trainable:
         """The trainable of a stage; `weights` holds checkpoint folders of earlier stages by name."""
         ...

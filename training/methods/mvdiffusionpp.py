@@ -10,6 +10,7 @@ from pathlib import Path
 from infra.errors import UserError
 from training.methods.base import Encoder, Generator, Stage, Trainable
 from training.methods.mvdiffusionpp_config import Config as MVDiffusionPPConfig
+from training.methods.mvdiffusionpp_config import smoke
 
 # §5.5: eps first because the pretrained model is eps, then v, then v with several condition views.
 STAGES = (
@@ -26,6 +27,9 @@ class MVDiffusionPP:
     name = "mvdiffusionpp"
     Config = MVDiffusionPPConfig
     stages = STAGES
+
+    def smoke(self) -> MVDiffusionPPConfig:
+        return smoke()
 
     def trainable(self, stage: str, config: MVDiffusionPPConfig, weights: dict[str, Path]) -> Trainable:
         """The trainable of a stage. Raises UserError for an unknown stage."""

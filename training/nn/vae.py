@@ -44,7 +44,7 @@ class MaskAwareVAE(nn.Module):
     """Pictures `[N, 4, H, W]` (RGB on white and mask, all in [-1, 1]) <-> latents `[N, C, H/8, W/8]`.
 
     Attributes:
-        latent_power: running mean square of the latents seen in training (a buffer).
+        latent_power: running mean square of the latents seen in training (a buffer); 0 before the first batch.
     """
 
     def __init__(self, autoencoder: AutoencoderKL, latent_scale: float | None) -> None:
@@ -52,12 +52,15 @@ class MaskAwareVAE(nn.Module):
         super().__init__()
         self.autoencoder = autoencoder
         self.fixed_scale = latent_scale
-        self.register_buffer("latent_power", torch.ones(()))
+        self.register_buffer("latent_power", torch.zeros(()))
 
     @property
     def latent_scale(self) -> float:
         """What latents are multiplied with before diffusion; the one place where this constant lives."""
-        return self.fixed_scale if self.fixed_scale is not None else float(self.latent_power.float().rsqrt())
+        if self.fixed_scale is not None:
+            return self.fixed_scale
+        power = float(self.latent_power)
+        return power**-0.5 if power > 0 else 1.0
 
     def forward(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruct: decoded `[N, 4, H, W]` (RGB in [-1, 1], mask logits), posterior mean and log variance.
@@ -67,10 +70,15 @@ class MaskAwareVAE(nn.Module):
         dtype = self.autoencoder.dtype
         posterior = self.autoencoder.encode(pictures.to(dtype)).latent_dist
         if self.training:
-            with torch.no_grad():
-                self.latent_power.lerp_(posterior.mean.float().square().mean().to(self.latent_power.dtype), LATENT_POWER_MOMENTUM)
+            self._measure(posterior.mean.detach())
         decoded = self.autoencoder.decode(posterior.mean + posterior.std * noise.to(dtype)).sample
         return decoded.float(), posterior.mean.float(), posterior.logvar.float()
+
+    @torch.no_grad()
+    def _measure(self, latents: Tensor) -> None:
+        power = latents.float().square().mean().to(self.latent_power.dtype)
+        momentum = torch.where(self.latent_power == 0, 1.0, LATENT_POWER_MOMENTUM).to(power.dtype)
+        self.latent_power.lerp_(power, momentum)
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Scaled posterior mean of pictures in [-1, 1]."""

@@ -4,7 +4,7 @@ import numpy as np
 
 from rendering.sources.shapes.draw import Draw, Palette
 from rendering.sources.shapes.paint import Paint, decorate
-from rendering.sources.shapes.parts import Part, ball, circle, lathe, tube
+from rendering.sources.shapes.parts import Part, ball, lathe, tube
 
 
 def _surface(draw: Draw, name: str, colours: Palette) -> Paint:
@@ -40,9 +40,9 @@ def vase(draw: Draw) -> list[Part]:
     trim = Paint(colours.accent, colours.trim)
     if draw.chance("has_handle"):
         parts.append(
-            _handle(trim, neck * 0.9, height * 0.45, height * 0.88, draw.number("reach", 0.35, 0.55), 0.06)
-            .scaled(1, 1, 1)
-            .rotated("y", 0 if draw.chance("handle_right") else 180)
+            _handle(trim, neck * 0.9, height * 0.45, height * 0.88, draw.number("reach", 0.35, 0.55), 0.06).rotated(
+                "y", 0 if draw.chance("handle_right") else 180
+            )
         )
     knob = ball(draw.number("knob", 0.1, 0.22), trim, 16, 8)
     parts.append(knob.moved(draw.number("knob_x", -0.2, 0.2), belly_at * height, belly * 0.95))
@@ -91,6 +91,6 @@ def teapot(draw: Draw) -> list[Part]:
     lid = draw.number("lid", 0.3, 0.45)
     parts.append(lathe([(lid, top - 0.05), (lid, top + 0.04), (0.1, top + 0.15)], Paint(colours.back, colours.front)))
     parts.append(ball(0.1, trim, 14, 8).moved(y=top + 0.2))
-    badge = circle(20) * draw.number("badge", 0.14, 0.26)
-    parts.append(ball(1.0, trim, 16, 8).scaled(abs(badge).max(), abs(badge).max(), 0.08).moved(y=height / 2, z=width * 0.97))
+    badge = draw.number("badge", 0.14, 0.26)
+    parts.append(ball(1.0, trim, 16, 8).scaled(badge, badge, 0.08).moved(y=height / 2, z=width * 0.97))
     return parts
