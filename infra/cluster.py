@@ -185,7 +185,7 @@ def start_head() -> Head:
     if running is not None:
         refuse_other_versions(running)
         return running
-    with _free_ports(DASHBOARD_PORT) as (port, dashboard_port):
+    with _free_ports(0, DASHBOARD_PORT, 0) as (port, dashboard_port, agent_port):
         pass
     logs = home() / "head.log"
     logs.parent.mkdir(parents=True, exist_ok=True)
@@ -195,18 +195,20 @@ def start_head() -> Head:
     }
     command = [
         str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1",
-        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}", f"--num-cpus={max(LOGICAL_CPUS, os.cpu_count() or 1)}",
+        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
+        # Its default is one fixed port: a second Ray on the machine would then have no agent, and no jobs.
+        f"--dashboard-agent-listen-port={agent_port}", f"--num-cpus={max(LOGICAL_CPUS, os.cpu_count() or 1)}",
         "--disable-usage-stats", "--include-dashboard=true",
     ]
     with open(logs, "ab") as stream:
         process = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
     head = Head(process.pid, start_time(process.pid), port, f"http://127.0.0.1:{dashboard_port}", *versions())
     Location(str(_state_file())).write_json(head.__dict__)
-    _wait_until_up(head, process, logs)
+    _wait_until_up(head, agent_port, process, logs)
     return head
 
 
-def _wait_until_up(head: Head, process: subprocess.Popen, logs: Path) -> None:
+def _wait_until_up(head: Head, agent_port: int, process: subprocess.Popen, logs: Path) -> None:
     import requests
 
     deadline = time.monotonic() + START_TIMEOUT_S
@@ -214,29 +216,31 @@ def _wait_until_up(head: Head, process: subprocess.Popen, logs: Path) -> None:
         if process.poll() is not None:
             raise UserError(f"the Ray head ended at once with status {process.returncode}", f"read {logs}")
         with contextlib.suppress(requests.RequestException):
-            if requests.get(f"{head.dashboard}/api/version", timeout=2).ok and _agent_ready(head):
+            if requests.get(f"{head.dashboard}/api/version", timeout=2).ok and _takes_jobs(head, agent_port):
                 return
         time.sleep(0.5)
     raise UserError(f"the Ray head did not answer within {START_TIMEOUT_S:.0f} s", f"read {logs}")
 
 
-def _agent_ready(head: Head) -> bool:
-    """The job API answers; it comes up a little after the dashboard."""
+def _takes_jobs(head: Head, agent_port: int) -> bool:
+    """The job API answers and the agent that starts jobs is up; both come a little after the dashboard."""
     import requests
 
-    return requests.get(f"{head.dashboard}/api/jobs/", timeout=5).ok
+    agent = f"http://127.0.0.1:{agent_port}/api/local_raylet_healthz"
+    return requests.get(f"{head.dashboard}/api/jobs/", timeout=5).ok and requests.get(agent, timeout=5).ok
 
 
 @contextlib.contextmanager
-def _free_ports(wanted: int) -> Iterator[tuple[int, int]]:
-    """Two ports that are free now: any, and the wanted one (or any, when that is taken)."""
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        try:
-            second.bind(("127.0.0.1", wanted))
-        except OSError:
-            second.bind(("127.0.0.1", 0))
-        yield first.getsockname()[1], second.getsockname()[1]
+def _free_ports(*wanted: int) -> Iterator[list[int]]:
+    """Ports that are free now and all different: the wanted ones, or any where that is 0 or taken."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in wanted]
+        for each, port in zip(sockets, wanted, strict=True):
+            try:
+                each.bind(("127.0.0.1", port))
+            except OSError:
+                each.bind(("127.0.0.1", 0))
+        yield [each.getsockname()[1] for each in sockets]
 
 
 def running_dashboard() -> str | None:

@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 
 PARAM_LENGTH, TAG_LENGTH, BATCH = 500, 5000, 100
 REACH_TIMEOUT_S = 5.0
+NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # mlflow says either of an unknown alias
 BUILD_TAG = "mvforge.build_id"
 REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "pyarrow", "diffusers", "transformers", "safetensors")
 
@@ -375,7 +376,9 @@ def resolve(uri: str, model_uri: str) -> ModelVersion:
     try:
         found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
         return _version(name, found.version)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in NOT_FOUND:
+            raise
         raise UserError(f"{model_uri} does not exist in {uri}", _known(client, name)) from None
 
 
@@ -408,7 +411,9 @@ def get_alias(uri: str, name: str, alias: str) -> ModelVersion | None:
     """The version an alias points to; None when the model or the alias does not exist."""
     try:
         return _version(name, _client(uri).get_model_version_by_alias(name, alias).version)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in NOT_FOUND:
+            raise
         return None
 
 

@@ -24,7 +24,6 @@ from training.data import kept_uids
 from training.encoded import to_table, write_shards
 from training.lookup import method_named
 
-VERSION = 1
 FAILURE = b"mvforge_failure"
 LEDGER = pa.schema([(name, pa.string()) for name in ("uid", "status", "reason", "detail")])
 
@@ -63,7 +62,9 @@ def run(config: EncodeConfig, *, views: Location, kept: Location, checkpoint: Lo
     ledger = [_outcome(pieces, uid) for uid in uids]
     done = [row["uid"] for row in ledger if row["status"] == "ok"]
     if not done:
-        raise UserError(f"none of {len(uids)} objects could be encoded; first: {ledger[0]['detail']}", f"redo train.{config.stage} or the render step")
+        raise UserError(
+            f"none of {len(uids)} objects could be encoded; first: {ledger[0]['detail']}", f"redo train.{config.stage} or the render step"
+        )
     (out / "ledger.parquet").write_table(pa.Table.from_pylist(ledger, schema=LEDGER))
     write_shards(((pieces / _piece(uid)).read_table() for uid in done), out)
     job.run.metrics({"objects": len(done), "failed": len(uids) - len(done)})
@@ -75,7 +76,7 @@ def _piece(uid: str) -> str:
     return f"{quote(uid, safe='')}.parquet"
 
 
-def _outcome(pieces: Location, uid: str) -> dict[str, str | None]:
+def _outcome(pieces: Location, uid: str) -> dict[str, Any]:
     place = pieces / _piece(uid)
     failure = (pq.read_schema(place.path, filesystem=place.fs).metadata or {}).get(FAILURE)
     if failure is None:

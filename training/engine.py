@@ -160,7 +160,7 @@ class DeepSpeedEngine:
 
     def __init__(
         self, module: nn.Module, *, zero_stage: int, lr: float, betas: tuple[float, float], weight_decay: float, clip: float,
-        ema_decay: float, micro_batches: int, micro_batch: int, device: torch.device | None = None,
+        ema_decay: float, micro_batches: int, micro_batch: int, bf16: bool = False, device: torch.device | None = None,
     ) -> None:
         self.device = device or device_here()
         deepspeed = _import_deepspeed(self.device)
@@ -177,6 +177,8 @@ class DeepSpeedEngine:
             "gradient_clipping": clip,
             "zero_optimization": {"stage": zero_stage},
             "zero_allow_untested_optimizer": True,
+            # DeepSpeed switches the caller's autocast off inside its forward unless told of it here.
+            "torch_autocast": {"enabled": bf16, "dtype": "bfloat16"},
         }
         self.engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings, dist_init_required=False)
         self.module = self.engine

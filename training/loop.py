@@ -65,7 +65,8 @@ class TrainConfig:
         """Forward passes per worker and update. Raises UserError when the batch does not divide evenly."""
         if self.global_batch % (self.micro_batch * world):
             raise UserError(
-                f"train.{self.stage}: global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch} x {world} workers",
+                f"train.{self.stage}: global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch} "
+                f"x {world} workers",
                 f"set global_batch to a multiple of {self.micro_batch * world}, or micro_batch to a divisor of "
                 f"{max(1, self.global_batch // world)}",
             )

@@ -17,7 +17,8 @@ def loss_plot(history: Rows, validation: Rows, title: str) -> bytes:
     if history:
         axes.plot([row["step"] for row in history], [row["loss"] for row in history], label="training", linewidth=1.2)
     if validation:
-        axes.plot([row["step"] for row in validation], [row["loss"] for row in validation], "o-", label="held out", linewidth=1.2, markersize=4)
+        steps, losses = [row["step"] for row in validation], [row["loss"] for row in validation]
+        axes.plot(steps, losses, "o-", label="held out", linewidth=1.2, markersize=4)
     axes.set(title=title, xlabel="step", ylabel="loss")
     axes.grid(alpha=0.3)
     if history or validation:

@@ -17,7 +17,6 @@ from infra.storage import Location
 from training.lookup import method_named
 from training.served import INPUT_COLUMNS, OUTPUT_COLUMNS
 
-VERSION = 1
 SHOWN_LICENCES = 12
 
 
@@ -72,7 +71,7 @@ def run(
     made = {"name": version.name, "version": version.version, "uri": version.uri, "run_id": job.run.run_id, "build_id": job.build_id}
     (out / "version.json").write_json({**made, "uids": uids})
     job.run.tags({"mvforge.model": version.uri, **{f"mvforge.{name}": value for name, value in tags.items()}})
-    return Summary(completed=1, facts={"model": version.uri, "trained_objects": len(uids), **tags})
+    return Summary(completed=1, facts={**tags, "model": version.uri, "trained_objects": len(uids)})
 
 
 def _tags(config: RegisterConfig, uids: list[str], meshes: Location, checkpoints: dict[str, Location]) -> dict[str, str]:

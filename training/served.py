@@ -1,6 +1,7 @@
 """A registered model as MLflow serves it: condition pictures in, generated views out. Named by import path in the version."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ def _load_pyfunc(data_path: str) -> "ServedGenerator":
     """What `mlflow.pyfunc.load_model` calls with the generator folder."""
     import torch
 
-    return ServedGenerator(load_generator(data_path, "cuda" if torch.cuda.is_available() else "cpu"))
+    return ServedGenerator(load_generator(Path(data_path), "cuda" if torch.cuda.is_available() else "cpu"))
 
 
 class ServedGenerator:

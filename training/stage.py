@@ -3,10 +3,12 @@
 import contextlib
 import copy
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +18,12 @@ from infra.seeds import seed_for
 from infra.storage import Location
 from training.checkpoint import Checkpoints, LocalCheckpoints
 from training.data import DataLocations, TrainData
-from training.engine import DeepSpeedEngine, Engine, PlainEngine
-from training.loop import Curves, TrainConfig, fit
+from training.engine import DeepSpeedEngine, Engine, PlainEngine, device_here
 from training.lookup import method_named
+from training.loop import Curves, TrainConfig, fit
 from training.methods.base import Trainable, TrainObject
+
+log = logging.getLogger(__name__)
 
 Log = Callable[[str, dict[str, float]], None]
 
@@ -40,7 +44,9 @@ def local_checkpoints(folders: dict[str, Location]) -> Iterator[dict[str, Path]]
         yield {name: stack.enter_context((folder / "checkpoint").as_local()) for name, folder in folders.items()}
 
 
-def train_stage(config: TrainConfig, inputs: StageInputs, out: Location, checkpoints: Checkpoints, log: Log, device: torch.device) -> Curves:
+def train_stage(
+    config: TrainConfig, inputs: StageInputs, out: Location, checkpoints: Checkpoints, report: Log, device: torch.device
+) -> Curves:
     """Train and, on rank 0, write `checkpoint/`, `uids.json`, `validation.jsonl` and, last, `history.jsonl`."""
     method = method_named(config.method)
     data = TrainData(inputs.data)
@@ -50,7 +56,9 @@ def train_stage(config: TrainConfig, inputs: StageInputs, out: Location, checkpo
         engine, evaluated = _engine(module, config, device)
         held_out = [data.read(uid) for uid in data.val[: config.validate_objects]] if engine.rank == 0 else []
         validate = _validator(trainable, evaluated, held_out, config) if data.val else None
-        curves = fit(trainable, engine, data, config, checkpoints=checkpoints, validate=validate, log=log)
+        if validate is None:
+            log.warning("train.%s: no validation object is left, held-out figures will be missing", config.stage)
+        curves = fit(trainable, engine, data, config, checkpoints=checkpoints, validate=validate, log=report)
         final = engine.full_weights(ema=config.ema_decay > 0)
         if final is not None:
             assert evaluated is not None
@@ -72,12 +80,13 @@ def _engine(module: nn.Module, config: TrainConfig, device: torch.device) -> tup
     """The engine, and on rank 0 a whole copy of the module for validation and saving (an engine may scatter its own)."""
     rank, world = _rank_and_world()
     evaluated = copy.deepcopy(module).to(device).eval() if rank == 0 else None
-    settings = {
+    settings: dict[str, Any] = {
         "lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay, "clip": config.clip,
         "ema_decay": config.ema_decay, "micro_batches": config.micro_batches(world), "device": device,
     }
     if config.zero_stage:
-        return DeepSpeedEngine(module, zero_stage=config.zero_stage, micro_batch=config.micro_batch, **settings), evaluated
+        bf16 = config.precision == "bf16"
+        return DeepSpeedEngine(module, zero_stage=config.zero_stage, micro_batch=config.micro_batch, bf16=bf16, **settings), evaluated
     return PlainEngine(module, **settings), evaluated
 
 
@@ -121,13 +130,11 @@ def _json_lines(rows: list[dict[str, float]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def fit_local(config: TrainConfig, inputs: StageInputs, out: Location, log: Log = lambda kind, row: None) -> Curves:
+def fit_local(config: TrainConfig, inputs: StageInputs, out: Location, report: Log = lambda kind, row: None) -> Curves:
     """The whole stage in this process (or in every process of an open process group), without Ray; `out` must be local.
 
     An interrupted call continues from the checkpoints it left in `out/state`.
     """
     if not out.is_local:
         raise UserError(f"{out} is not a local folder", "training without Ray keeps its checkpoints on a local disk")
-    from training.engine import device_here
-
-    return train_stage(config, inputs, out, LocalCheckpoints(out.local_path() / "state"), log, device_here())
+    return train_stage(config, inputs, out, LocalCheckpoints(out.local_path() / "state"), report, device_here())

@@ -26,12 +26,11 @@ from infra.job import Job, Summary
 from infra.storage import Location
 from training.checkpoint import Write
 from training.data import DataLocations
-from training.loop import TrainConfig
 from training.lookup import method_named
+from training.loop import NonFiniteTraining, TrainConfig
 from training.plots import loss_plot
 from training.stage import StageInputs, train_stage
 
-VERSION = 1
 MAX_FAILURES = 3
 KEPT_CHECKPOINTS = 2
 POLL_S = 0.5
@@ -74,8 +73,10 @@ def run(
     for leftover in ("state", "live"):
         (out / leftover).delete()
     uids = (out / "uids.json").read_json()
-    facts = {"steps": config.steps, "first_validation": validation[0] if validation else None}
-    facts |= {"last_validation": validation[-1] if validation else None, "last_loss": history[-1]["loss"] if history else None}
+    facts = {
+        "steps": config.steps, "last_loss": history[-1]["loss"] if history else None,
+        "first_validation": validation[0] if validation else None, "last_validation": validation[-1] if validation else None,
+    }
     return Summary(completed=len(uids), facts=facts)
 
 
@@ -106,11 +107,12 @@ def _train_on_workers(config: TrainConfig, inputs: StageInputs, out: Location, j
             num_workers=resources.workers, use_gpu=resources.gpus > 0,
             resources_per_worker={"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {})},
         ),
-        run_config=ray.train.RunConfig(
+        run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # mypy sees the older RunConfig
             # The build id as name: an interrupted build resumes by itself, a new build never does.
             name=job.build_id, storage_path=str(out / "state"),
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
     )
     with _forwarded(out, tracked, config, job):
@@ -129,7 +131,8 @@ class _Trainer(ray.train.torch.TorchTrainer):
     LEFT_OUT = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
     def _create_default_callbacks(self) -> list:
-        return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in self.LEFT_OUT]
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        return [callback for callback in callbacks if type(callback).__name__ not in self.LEFT_OUT]
 
 
 def _raise_if_stopped(out: Location) -> None:
@@ -165,14 +168,13 @@ def _worker(setup: dict[str, Any]) -> None:
 
 def _stop_reason(error: Exception, config: TrainConfig) -> dict[str, str] | None:
     """Message and mend of an error that a new attempt would only repeat; None for one that may pass (a lost peer, a full disk)."""
-    from training.loop import NonFiniteTraining
-
     if isinstance(error, UserError):
         return {"message": error.message, "mend": error.mend}
     if isinstance(error, NonFiniteTraining):
-        return {"message": f"train.{config.stage}: {error}", "mend": "look at these objects, lower lr or set clip; checkpoints stay as they are"}
+        return {"message": f"train.{config.stage}: {error}", "mend": "look at these objects; lower lr or set clip"}
     if isinstance(error, (ValueError, TypeError, LookupError, AttributeError, AssertionError, NotImplementedError)):
-        return {"message": f"train.{config.stage}: {type(error).__name__}: {error}", "mend": "this is an error in code or settings; see the log"}
+        message = f"train.{config.stage}: {type(error).__name__}: {error}"
+        return {"message": message, "mend": "this is an error in code or settings; see the log"}
     return None
 
 

@@ -16,6 +16,7 @@ from infra.errors import UserError
 from infra.provenance import git_commit
 from pipelines.context import absolute, store_location
 
+AGENT_TIMEOUT_S = 60.0
 # Settings of the caller's shell that the job must see; the job itself inherits the head's environment.
 CARRIED = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MVFORGE_HOME", "MVFORGE_ASSETS")
 
@@ -100,13 +101,25 @@ def _submit(recipe: str, arguments: list[str], address: str | None) -> dict[str,
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     client = JobSubmissionClient(address)
     entry = ["python", "pipelines/full.py", recipe, *arguments]
-    job = client.submit_job(
-        entrypoint=shlex.join(entry),
+    job = _submitted(
+        client, entrypoint=shlex.join(entry),
         runtime_env={"working_dir": str(cluster.ROOT), "env_vars": environment, "excludes": [".git", ".venv", "docs/images"]},
     )
     print(f"job {job}", file=sys.stderr)
     status = _follow(client, job)
     return {"job": job, "exit": 0 if status == "SUCCEEDED" else 1, "status": status}
+
+
+def _submitted(client: Any, **job: Any) -> str:
+    """Submit, waiting for the head's job agent, which comes up some seconds after the dashboard."""
+    deadline = time.monotonic() + AGENT_TIMEOUT_S
+    while True:
+        try:
+            return client.submit_job(**job)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
 
 
 def _follow(client: Any, job: str) -> str:

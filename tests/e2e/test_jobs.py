@@ -48,7 +48,7 @@ def test_the_portable_form(headed):
 
 def test_the_literal_command_runs_tiny_by_default(headed):
     _, head = headed
-    answer = ray_job(head, "pipelines/full.py", "--help")
+    answer = ray_job(head, "--", "pipelines/full.py", "--help")
     assert answer.returncode == 0 and "usage: mvforge run" in answer.stdout
     # Without arguments it is `tiny`: with a label that cannot be, it is refused before any work and says which recipe.
     answer = ray_job(head, "--", "pipelines/full.py", "--label", "/")

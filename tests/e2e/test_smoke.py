@@ -108,7 +108,7 @@ def test_growing_the_catalog_renders_only_new_objects(chain):
 
 def test_a_model_chosen_by_alias_is_used_and_recorded(chain):
     uri = tracking.default_uri(chain.store)
-    tracking.set_alias(uri, "mvforge", "chosen", "1")
+    tracking.set_alias(uri, tracking.resolve(uri, "models:/mvforge/1"), "chosen")
     result = chain.mvforge("run", "smoke", "--only", "generate", "--set", "generate.model=models:/mvforge@chosen", "--set", "generate.seed=7")
     assert result["ran"] == ["generate"]
     label = result["label"]

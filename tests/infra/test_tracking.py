@@ -86,7 +86,7 @@ def test_a_build_is_registered_once_even_when_killed_half_way(run, generator):
     assert register(run, generator, "build-1") == first
     client = tracking._client(run.tracking_uri)
     # A process that died after logging the model, and one that died while logging it.
-    tracking._logged_model(client, "model", generator, "training.served", COLUMNS["input_columns"], COLUMNS["output_columns"], run, "build-2")
+    tracking._logged_model(client, "model", generator, "training.served", *COLUMNS.values(), run, "build-2")
     experiment = stored(run).info.experiment_id
     client.create_logged_model(experiment, "model", source_run_id=run.run_id, tags={tracking.BUILD_TAG: "build-3"})
     second, third = register(run, generator, "build-2"), register(run, generator, "build-3")
@@ -118,7 +118,8 @@ def test_names_resolve_to_versions_and_unknown_ones_tell_the_known(run, generato
     assert tracking.resolve(uri, "models:/model/1") == one
     tracking.set_version_tags(uri, one, {"psnr": "20.1"})
     assert tracking.version_tags(uri, one)["psnr"] == "20.1"
-    for wrong, hint in (("models:/model@best", "@champion = 2"), ("models:/model/9", "versions 1, 2"), ("models:/other/1", "known models: model")):
+    hints = {"models:/model@best": "@champion = 2", "models:/model/9": "versions 1, 2", "models:/other/1": "known models: model"}
+    for wrong, hint in hints.items():
         with pytest.raises(UserError, match="does not exist") as caught:
             tracking.resolve(uri, wrong)
         assert hint in caught.value.mend

@@ -4,6 +4,8 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from infra.errors import UserError
 from infra.storage import Location
@@ -57,10 +59,10 @@ def test_an_interrupted_run_continues_the_exact_curve(inputs, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_local(CONFIG, inputs, out, log=pull_the_plug)
+        fit_local(CONFIG, inputs, out, report=pull_the_plug)
     assert not (out / "history.jsonl").exists()
     seen = []
-    resumed = fit_local(CONFIG, inputs, out, log=lambda kind, row: seen.append(row["step"]))
+    resumed = fit_local(CONFIG, inputs, out, report=lambda kind, row: seen.append(row["step"]))
     assert min(seen) > 12  # went on from the checkpoint at 12, in the middle of the row of step 16
     assert untimed(resumed.history) == untimed(whole.history)
     assert resumed.validation == whole.validation
@@ -82,6 +84,17 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_object(inputs, tmp_path
         fit_local(config, inputs, Location(str(tmp_path)))
     assert caught.value.uids == ["object-003"]
     assert all("object-003" not in str(p) for p in tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_bf16_rounds_the_forward_pass_and_keeps_float32_weights(inputs, tmp_path, zero_stage):
+    config = replace(CONFIG, zero_stage=zero_stage)
+    exact = fit_local(config, inputs, Location(str(tmp_path / "fp32")))
+    rounded = fit_local(replace(config, precision="bf16"), inputs, Location(str(tmp_path / "bf16")))
+    assert rounded.validation[0] == exact.validation[0]
+    assert rounded.history[0]["loss"] != exact.history[0]["loss"]
+    assert rounded.history[-1]["loss"] == pytest.approx(exact.history[-1]["loss"], rel=0.05)
+    assert load_file(tmp_path / "bf16" / "checkpoint" / "toy.safetensors")["0.weight"].dtype == torch.float32
 
 
 def test_global_batch_must_divide():

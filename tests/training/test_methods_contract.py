@@ -15,7 +15,7 @@ from tests.training.painted import painted_views
 from training.methods import METHODS, load_generator
 from training.methods.base import Method, Trainable, TrainObject
 
-STEPS = 30
+STEPS = 20
 
 
 @dataclass
@@ -111,7 +111,7 @@ def test_one_batch_is_overfitted(trained: Trained) -> None:
         torch.manual_seed(0)
         trainable = trained.trainable(stage)
         losses = _fit(trainable, trainable.build().train(), trained.batch(stage), STEPS)
-        assert losses[-1] < 0.6 * losses[0], f"{stage}: {losses[0]:.3f} -> {losses[-1]:.3f}"
+        assert losses[-1] < 0.7 * losses[0], f"{stage}: {losses[0]:.3f} -> {losses[-1]:.3f}"
 
 
 def test_same_seed_same_loss(trained: Trained) -> None:

@@ -57,7 +57,8 @@ def test_config_survives_json(make: Any) -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    for changes in ({"keep_sampling": "all"}, {"placeholder_mask": "half"}, {"keep_views": 33}, {"resolution": 33}, {"discriminator_start": 1}):
+    wrong = ({"keep_sampling": "all"}, {"placeholder_mask": "half"}, {"keep_views": 33}, {"resolution": 33}, {"discriminator_start": 1})
+    for changes in wrong:
         with pytest.raises(UserError):
             replace(CONFIG, **changes)
     with pytest.raises(UserError, match="projection_dim"):
@@ -213,7 +214,9 @@ def test_encoder_arrays(encoder: ViewEncoder) -> None:
     with torch.no_grad():
         direct = encoder.vae.autoencoder.encode(encoder.pictures(views.rgba[20:21])).latent_dist.mean
     np.testing.assert_allclose(arrays["latents"][20], direct[0].numpy(), atol=2e-3)
-    ones, zeros = (ViewEncoder(replace(CONFIG, placeholder_mask=m), encoder.vae, encoder.tokens, "cpu").placeholder() for m in ("ones", "zeros"))
+    ones, zeros = (
+        ViewEncoder(replace(CONFIG, placeholder_mask=mask), encoder.vae, encoder.tokens, "cpu").placeholder() for mask in ("ones", "zeros")
+    )
     assert torch.equal(ones, encoder.placeholder()) and not torch.allclose(ones, zeros)
     with pytest.raises(UserError, match="64x64"):
         encoder(painted_views("big", 64, 1))

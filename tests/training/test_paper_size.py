@@ -17,8 +17,10 @@ def _meta_unet() -> MultiViewUNet:
 
 def _inputs(views: int, size: int, tokens: int, device: str) -> dict[str, torch.Tensor]:
     return {
-        "noisy": torch.ones(1, views, 4, size, size, device=device), "condition_latents": torch.ones(1, views, 4, size, size, device=device),
-        "is_condition": torch.zeros(1, views, dtype=torch.bool, device=device), "timesteps": torch.zeros(1, dtype=torch.long, device=device),
+        "noisy": torch.ones(1, views, 4, size, size, device=device),
+        "condition_latents": torch.ones(1, views, 4, size, size, device=device),
+        "is_condition": torch.zeros(1, views, dtype=torch.bool, device=device),
+        "timesteps": torch.zeros(1, dtype=torch.long, device=device),
         "slots": torch.zeros(1, views, dtype=torch.long, device=device), "image_tokens": torch.ones(1, tokens, 1024, device=device),
     }
 

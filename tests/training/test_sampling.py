@@ -70,7 +70,8 @@ def test_guidance_extrapolates_from_the_unconditional_prediction() -> None:
 
     start = torch.randn(1, 1, 4, 2, 2)
     guided = sample(denoise, start, make_scheduler("ddim", ZERO_SNR, "v"), 3, _generators(1), guidance=3.0)
-    plain = sample(lambda n, t, d: torch.full_like(n, 1.0 + 3.0 * (2.0 - 1.0)), start, make_scheduler("ddim", ZERO_SNR, "v"), 3, _generators(1))
+    constant = 1.0 + 3.0 * (2.0 - 1.0)
+    plain = sample(lambda n, t, d: torch.full_like(n, constant), start, make_scheduler("ddim", ZERO_SNR, "v"), 3, _generators(1))
     torch.testing.assert_close(guided, plain)
     assert calls == [False, True] * 3
 

@@ -13,7 +13,8 @@ from training.nn.pretrained import load_inpainting_unet, negate_mask_slice
 from training.nn.unet import MultiViewUNet, empty_unet
 
 TINY = UnetConfig(
-    block_out_channels=(16, 32), attention_levels=(True, True), layers_per_block=1, num_heads=(2, 4), cross_attention_dim=12, norm_num_groups=8,
+    block_out_channels=(16, 32), attention_levels=(True, True), layers_per_block=1, num_heads=(2, 4),
+    cross_attention_dim=12, norm_num_groups=8,
 )
 
 

@@ -67,7 +67,9 @@ class Trainable(Protocol):
         """Examples -> one batch; tensors on the CPU, plus `uid: list[str]`."""
         ...
 
-    def loss(self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+    def loss(
+        self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int
+    ) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Scalar loss to minimise and the terms to log; `module` may be wrapped (DeepSpeed, DDP) and must be called once."""
         ...
 
@@ -82,7 +84,7 @@ Encoder = Callable[[ViewSet], Arrays]
 class Generator(Protocol):
     """A trained method, ready to make views."""
 
-    def generate(self, conditions: ViewSet, seed: int, **options: Any) -> ViewSet:
+    def generate(self, conditions: ViewSet, seed: int, *args: Any, **options: Any) -> ViewSet:
         """Condition views (the first is the reference) -> target views in the frame where the reference azimuth is 0."""
         ...
 

@@ -24,9 +24,9 @@ STAGES = (
 class MVDiffusionPP:
     """The method as the DAG, the loop and the evaluation see it."""
 
-    name = "mvdiffusionpp"
-    Config = MVDiffusionPPConfig
-    stages = STAGES
+    name: str = "mvdiffusionpp"
+    Config: type = MVDiffusionPPConfig
+    stages: tuple[Stage, ...] = STAGES
 
     def smoke(self) -> MVDiffusionPPConfig:
         return smoke()

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
@@ -41,7 +42,8 @@ def export(config: Config, checkpoints: dict[str, Path], folder: Path, denoiser_
     """
     trained = [stage for stage in denoiser_stages if stage.name in checkpoints]
     if not trained or "mvae" not in checkpoints:
-        raise UserError(f"a generator needs mvae and a denoiser stage; given: {', '.join(checkpoints) or 'none'}", "train the missing stage")
+        given = ", ".join(checkpoints) or "none"
+        raise UserError(f"a generator needs mvae and a denoiser stage; given: {given}", "train the missing stage")
     stage = trained[-1]
     folder.mkdir(parents=True, exist_ok=True)
     vae = open_vae(checkpoints["mvae"])

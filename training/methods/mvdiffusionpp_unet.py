@@ -3,13 +3,13 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from infra.errors import UserError
 from infra.seeds import rng_for
@@ -42,12 +42,13 @@ class UnetTraining:
             unet = empty_unet(config.unet, config.vae.latent_channels, config.latent_size)
         return MultiViewUNet(unet, config.num_slots, config.unet.view_scale_rate, config.unet.mask_polarity)
 
-    def load(self, module: MultiViewUNet, folder: Path) -> None:
-        load_unet(module, folder)
+    def load(self, module: nn.Module, folder: Path) -> None:
+        load_unet(cast(MultiViewUNet, module), folder)
 
-    def save(self, module: MultiViewUNet, folder: Path) -> None:
+    def save(self, module: nn.Module, folder: Path) -> None:
         """`unet/` in diffusers layout, `view_embedding.safetensors`, `unet.json`."""
-        save_unet(module, folder, {"stage": self.stage.name, "prediction": self.prediction, "config": self.config.to_dict()})
+        facts = {"stage": self.stage.name, "prediction": self.prediction, "config": self.config.to_dict()}
+        save_unet(cast(MultiViewUNet, module), folder, facts)
 
     def example(self, obj: TrainObject, rng: np.random.Generator) -> dict[str, Any]:
         """One object at one noise level: few conditions, `keep_views` targets, and their noise (§4.3, §5.5)."""
@@ -99,7 +100,7 @@ class UnetTraining:
         return batch
 
     def loss(
-        self, module: torch.nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int
+        self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Mean square error over all views (§4.2 eq. 1). Noise and timesteps came with the examples, so that the loss of an
         object depends neither on its batch nor on the number of workers; `generator` is not needed."""
@@ -111,7 +112,7 @@ class UnetTraining:
         condition = _mean(error.detach(), batch["is_condition"] & _valid(batch))
         return loss, {"loss_generation": generation, "loss_condition": condition}
 
-    def view_errors(self, module: torch.nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def view_errors(self, module: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Mean square error per view `[B, V]`, and that of predicting zero."""
         alpha, sigma = self.schedule.levels(batch["timesteps"], 5)
         target = target_of(self.prediction, batch["latents"], batch["noise"], alpha, sigma)
@@ -122,7 +123,7 @@ class UnetTraining:
         return (prediction - target).square().mean((2, 3, 4)), target.square().mean((2, 3, 4))
 
     @torch.no_grad()
-    def validate(self, module: MultiViewUNet, objects: list[TrainObject], seed: int) -> dict[str, float]:
+    def validate(self, module: nn.Module, objects: list[TrainObject], seed: int) -> dict[str, float]:
         """Held-out loss at fixed noise levels with fixed noise, relative to predicting zero (which scores 1).
 
         `loss` weighs views as in training; `loss_generation`, `loss_condition`, and `loss_t0000`-like entries per noise

@@ -2,13 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
-from torch import Tensor
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor, nn
 
 from infra.errors import UserError
 from infra.seeds import rng_for
@@ -33,15 +33,16 @@ class VaeTraining:
         autoencoder = load_vae(source) if source else empty_autoencoder(self.config.vae)
         return MaskAwareVAE(autoencoder.train(), self.config.latent_scale)
 
-    def load(self, module: MaskAwareVAE, folder: Path) -> None:
+    def load(self, module: nn.Module, folder: Path) -> None:
         stored = open_vae(folder)
         module.load_state_dict(stored.state_dict())
 
-    def save(self, module: MaskAwareVAE, folder: Path) -> None:
+    def save(self, module: nn.Module, folder: Path) -> None:
         """`vae/` in diffusers layout (its `scaling_factor` is our latent scale) and `mvae.json`."""
-        module.autoencoder.register_to_config(scaling_factor=module.latent_scale)
-        module.autoencoder.save_pretrained(Path(folder) / "vae")
-        facts = {"latent_scale": module.fixed_scale, "latent_power": float(module.latent_power), "config": self.config.to_dict()}
+        vae = cast(MaskAwareVAE, module)
+        vae.autoencoder.register_to_config(scaling_factor=vae.latent_scale)
+        vae.autoencoder.save_pretrained(Path(folder) / "vae")
+        facts = {"latent_scale": vae.fixed_scale, "latent_power": float(vae.latent_power), "config": self.config.to_dict()}
         (Path(folder) / "mvae.json").write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
 
     def example(self, obj: TrainObject, rng: np.random.Generator) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class VaeTraining:
         return batch | {"uid": [e["uid"] for e in examples]}
 
     def loss(
-        self, module: torch.nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int
+        self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         """L1 + perceptual + KL + mask BCE. All randomness was drawn with the example, so `generator` is not needed."""
         batch = to_device(batch, next(module.parameters()).device)
@@ -67,7 +68,7 @@ class VaeTraining:
         return vae_loss(batch["pictures"], decoded, mean, logvar, self.config)
 
     @torch.no_grad()
-    def validate(self, module: MaskAwareVAE, objects: list[TrainObject], seed: int) -> dict[str, float]:
+    def validate(self, module: nn.Module, objects: list[TrainObject], seed: int) -> dict[str, float]:
         """Loss without posterior noise, PSNR of RGB on white (full frame and foreground), mask IoU; means over views."""
         training = module.training
         module.eval()
@@ -84,7 +85,7 @@ class VaeTraining:
             rows += [{"loss": float(loss), **{k: float(v[i]) for k, v in figures.items()}} for i in range(len(chosen))]
         module.train(training)
         means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-        return means | {"latent_scale": module.latent_scale}
+        return means | {"latent_scale": cast(MaskAwareVAE, module).latent_scale}
 
 
 def open_vae(folder: Path) -> MaskAwareVAE:

@@ -53,7 +53,9 @@ def rolled_targets(views: ViewSet, config: Config, reference: int) -> np.ndarray
     """
     found = np.flatnonzero(np.asarray(views.roles) == TARGET)
     if len(found) != config.num_targets:
-        raise UserError(f"object {views.uid} has {len(found)} target views, the model has {config.num_targets}", "render with the model's rig")
+        raise UserError(
+            f"object {views.uid} has {len(found)} target views, the model has {config.num_targets}", "render with the model's rig"
+        )
     step = 360.0 / config.num_azimuths
     turns = views.azimuth_deg[reference] / step
     if abs(turns - round(turns)) > 1e-3:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,9 @@ def _vision_config(config: ClipConfig) -> CLIPVisionConfig:
 class ImageTokens(nn.Module):
     """Pictures -> tokens. The order of an object's pictures carries no meaning for cross-attention."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, encoder: CLIPVisionModelWithProjection) -> None:
         super().__init__()
         self.encoder = encoder
@@ -49,9 +53,9 @@ class ImageTokens(nn.Module):
     @torch.no_grad()
     def forward(self, rgb: Tensor) -> Tensor:
         """RGB on white `[K, 3, H, W]` in [-1, 1] -> float32 tokens `[K, D]`."""
-        size = self.encoder.config.image_size
+        size = int(cast(int, self.encoder.config.image_size))
         pictures = (rgb.float() + 1.0) / 2.0
         if pictures.shape[-2:] != (size, size):
-            pictures = F.interpolate(pictures, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+            pictures = F.interpolate(pictures, [size, size], mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         pixels = (pictures - self.mean) / self.std
         return self.encoder(pixel_values=pixels.to(self.encoder.dtype)).image_embeds.float()

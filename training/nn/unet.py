@@ -1,13 +1,14 @@
 """Multi-view denoiser: diffusers' U-Net, joint self-attention over views, learned view embeddings (MVDiffusion++ §4.2)."""
 
+from typing import Any, cast
+
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import TimestepEmbedding
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from training.nn.attention import JointViewAttention
 from training.nn.config import UnetConfig
-
 
 
 def empty_unet(config: UnetConfig, latent_channels: int = 4, latent_size: int = 64) -> UNet2DConditionModel:
@@ -32,10 +33,10 @@ class MultiViewUNet(nn.Module):
 
     def __init__(self, unet: UNet2DConditionModel, num_slots: int, view_scale_rate: float = 1.0, mask_polarity: str = "paper") -> None:
         super().__init__()
-        if unet.config.class_embed_type != "identity":
+        if unet.config["class_embed_type"] != "identity":
             raise ValueError("the U-Net must be built with class_embed_type='identity'")
-        width = unet.config.block_out_channels[0]
-        unet.set_attn_processor(JointViewAttention())
+        width = unet.config["block_out_channels"][0]
+        unet.set_attn_processor(cast(Any, JointViewAttention()))
         self.unet = unet
         self.view_vectors = nn.Parameter(torch.randn(num_slots, width))
         # Own weights, architecture of the time embedding: sharing them with the time embedding is reported to fail.

@@ -1,7 +1,7 @@
 """Mask-aware VAE: the latent-diffusion autoencoder with the object mask as a fourth channel (MVDiffusion++ §4.2, §5.4)."""
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
 from training.nn.config import VaeConfig
@@ -46,6 +46,8 @@ class MaskAwareVAE(nn.Module):
     Attributes:
         latent_power: running mean square of the latents seen in training (a buffer); 0 before the first batch.
     """
+
+    latent_power: Tensor
 
     def __init__(self, autoencoder: AutoencoderKL, latent_scale: float | None) -> None:
         """`latent_scale` multiplies latents for the denoiser; None means 1 / (measured root mean square)."""
