@@ -67,8 +67,8 @@ def _training(recipe: Recipe, stages: tuple[Stage, ...], step: Any) -> list[Step
         if stage.encodes_with:
             encode_name = names[stage.encodes_with]
             if all(done.name != encode_name for done in steps):
-                config = replace(recipe.encode, method=recipe.method, model=recipe.model, stage=stage.encodes_with)
-                steps.append(step(encode_name, encode.run, config, "train", **inputs, checkpoint=f"train.{stage.encodes_with}"))
+                encoding = replace(recipe.encode, method=recipe.method, model=recipe.model, stage=stage.encodes_with)
+                steps.append(step(encode_name, encode.run, encoding, "train", **inputs, checkpoint=f"train.{stage.encodes_with}"))
             inputs |= {"arrays": encode_name, "weights": {stage.encodes_with: f"train.{stage.encodes_with}"}}
         if stage.starts_from:
             inputs |= {"init": f"train.{stage.starts_from}"}

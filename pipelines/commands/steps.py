@@ -19,6 +19,9 @@ from pipelines.runner import Outcome, Plan, refuse_changes, run, say
 from pipelines.track import PipelineTracking
 
 
+ACTIONS = {"done": "reuse", "changed": "stop"}
+
+
 def run_steps(options: argparse.Namespace) -> dict[str, Any]:
     """The `run` verb."""
     context = Context.open(options.recipe, options.sets, options.label, options.store)
@@ -119,23 +122,32 @@ def mlflow_command(uri: str) -> str:
     return uri if uri.startswith("http") else f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {uri}   (then open http://127.0.0.1:5000)"
 
 
+@dataclasses.dataclass(frozen=True)
+class PlannedStep:
+    """One line of a plan."""
+
+    step: str
+    state: str
+    action: str
+    reason: str
+    last_seconds: float | None
+
+
 def plan_steps(options: argparse.Namespace) -> dict[str, Any]:
     """The `plan` verb: decisions, and the last known duration of each step."""
     context = Context.open(options.recipe, options.sets, options.label, options.store)
     decisions = decide_all(graph.build(context.recipe), context.label, context.store)
-    rows = [{"step": d.step.name, **_planned(d), "reason": d.reason, "last_seconds": _last_seconds(context.store, d.step.name)} for d in decisions]
+    planned = [
+        PlannedStep(d.step.name, d.state, ACTIONS.get(d.state, "run"), d.reason, _last_seconds(context.store, d.step.name)) for d in decisions
+    ]
+    rows = [dataclasses.asdict(each) for each in planned]
     if not options.json:
         print(f"recipe {context.recipe.name}, label {context.label}, store {context.store.root}\n")
         _table(rows, ["step", "action", "last_seconds", "reason"])
-        known = [row["last_seconds"] for row in rows if row["action"] == "run" and row["last_seconds"] is not None]
-        unknown = sum(row["action"] == "run" and row["last_seconds"] is None for row in rows)
+        known = [each.last_seconds for each in planned if each.action == "run" and each.last_seconds is not None]
+        unknown = sum(each.action == "run" and each.last_seconds is None for each in planned)
         print(f"\nabout {sum(known):.0f} s by earlier builds" + (f", plus {unknown} steps never built in this store" if unknown else ""))
     return {"recipe": context.recipe.name, "label": context.label, "steps": rows}
-
-
-def _planned(decision: Decision) -> dict[str, str]:
-    action = {"done": "reuse", "changed": "stop"}.get(decision.state, "run")
-    return {"state": decision.state, "action": action}
 
 
 def _last_seconds(store: Store, step: str) -> float | None:
