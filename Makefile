@@ -47,6 +47,7 @@ test-long: setup ## The long proofs
 
 check: setup ## Lint, types, import contract
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/contract
 

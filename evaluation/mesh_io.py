@@ -89,8 +89,12 @@ def glb_bytes(mesh: Mesh, colors: np.ndarray | None = None) -> bytes:
     pieces: list[tuple[bytes, int]] = [(vertices.tobytes(), _VERTICES)]
     accessors: list[dict[str, Any]] = [
         {
-            "bufferView": 0, "componentType": _FLOAT, "count": len(vertices), "type": "VEC3",
-            "min": vertices.min(0).tolist(), "max": vertices.max(0).tolist(),
+            "bufferView": 0,
+            "componentType": _FLOAT,
+            "count": len(vertices),
+            "type": "VEC3",
+            "min": vertices.min(0).tolist(),
+            "max": vertices.max(0).tolist(),
         },
     ]
     attributes = {"POSITION": 0}
@@ -114,10 +118,15 @@ def _pack_glb(primitive: dict[str, Any], accessors: list[dict[str, Any]], pieces
         offset += len(data)
     document = {
         "asset": {"version": "2.0", "generator": "mvforge"},
-        "scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}], "meshes": [{"primitives": [primitive]}],
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [primitive]}],
         # glTF's default material is a metal; ours is matte.
         "materials": [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}],
-        "accessors": accessors, "bufferViews": views, "buffers": [{"byteLength": offset}],
+        "accessors": accessors,
+        "bufferViews": views,
+        "buffers": [{"byteLength": offset}],
     }
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)

@@ -47,7 +47,9 @@ class Protocol:
     def described(self) -> dict[str, Any]:
         """The whole protocol for result files."""
         return {
-            "name": self.name, "images": IMAGE_CONVENTIONS, "geometry": self.geometry.described(),
+            "name": self.name,
+            "images": IMAGE_CONVENTIONS,
+            "geometry": self.geometry.described(),
             "object_frame": "box centre at the origin, longest side 1; no alignment of the generated mesh to the truth",
             "truth": "reference turned about the vertical so that the reference view has azimuth 0",
             "views": "target views only; the views the model was given are never scored",

@@ -24,8 +24,13 @@ ALGORITHM_VERSION = 1
 
 LEDGER = pa.schema(
     [
-        ("uid", pa.string()), ("status", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("seconds", pa.float64()),
-        ("vertices", pa.int64()), ("faces", pa.int64()),
+        ("uid", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("seconds", pa.float64()),
+        ("vertices", pa.int64()),
+        ("faces", pa.int64()),
     ]
 )
 

@@ -35,8 +35,14 @@ def reconstruct_folder(views: Path, out: Path, settings: HullSettings = DEFAULT_
         raise UserError(message, "check the masks (alpha) and the cameras in transforms.json") from failure
     Location(str(out.absolute())).write_bytes(glb_bytes(mesh, colors))
     return {
-        "completed": 1, "failed": 0, "rejected": 0, "mesh": str(out), "views": len(rgba),
-        "vertices": len(mesh.vertices), "faces": len(mesh.faces), "votes": settings.votes_for(len(rgba)),
+        "completed": 1,
+        "failed": 0,
+        "rejected": 0,
+        "mesh": str(out),
+        "views": len(rgba),
+        "vertices": len(mesh.vertices),
+        "faces": len(mesh.faces),
+        "votes": settings.votes_for(len(rgba)),
         "seconds": round(time.monotonic() - started, 3),
     }
 

@@ -58,8 +58,14 @@ class ScoreConfig:
 
 
 def run(
-    config: ScoreConfig, *, reference: Location, generated: Location, meshes: Location | None, model: Location | None,
-    out: Location, job: Job,
+    config: ScoreConfig,
+    *,
+    reference: Location,
+    generated: Location,
+    meshes: Location | None,
+    model: Location | None,
+    out: Location,
+    job: Job,
 ) -> Summary:
     """Score every object that was to be generated; writes `scores.parquet`, `objects.csv` and `summary.json` into `out`.
 
@@ -176,7 +182,10 @@ def summarise(objects: list[ObjectScores], config: ScoreConfig, digests: dict[st
         "protocol": protocol,
         "evaluation_set": evaluation_set_of(protocol, digests),
         "counts": {
-            "objects": len(objects), "completed": len(completed), "failed": len(objects) - len(completed), "identical_views": identical,
+            "objects": len(objects),
+            "completed": len(completed),
+            "failed": len(objects) - len(completed),
+            "identical_views": identical,
             "without_mesh": sum(rows["chamfer"]["value"] is None for rows in figures.values()),
         },
         "metrics": {name: aggregate([rows[name]["value"] for rows in figures.values()], config.seed) for name in metric_names(config)},

@@ -71,8 +71,16 @@ def finished_scores(uid: str, *, inputs: ScoreInputs, pieces: Pieces) -> ObjectS
     views = ViewStore(inputs.generated).row(uid)
     key = key_of(
         [
-            ALGORITHM_VERSION, uid, inputs.protocol.described(), inputs.truth_hull_resolution, inputs.failures.get(uid),
-            truth_digest(uid, ViewStore(inputs.reference)), views["c2w"], views["intrinsics"], views["roles"], views["facts"],
+            ALGORITHM_VERSION,
+            uid,
+            inputs.protocol.described(),
+            inputs.truth_hull_resolution,
+            inputs.failures.get(uid),
+            truth_digest(uid, ViewStore(inputs.reference)),
+            views["c2w"],
+            views["intrinsics"],
+            views["roles"],
+            views["facts"],
         ],
         [*views["images"], mesh.read_bytes() if mesh is not None and mesh.exists() else b""],
     )
@@ -124,6 +132,7 @@ def matching_views(truth: ViewSet, generated: ViewSet) -> list[int | None]:
 
     Same camera: all entries of pose and intrinsics within `CAMERA_TOLERANCE`.
     """
+
     def vectors(camera: Camera) -> np.ndarray:
         return np.concatenate([camera.c2w.reshape(len(camera), 16), camera.intrinsics], axis=1)
 

@@ -23,7 +23,10 @@ def score_views(reference: Path, generated: Path) -> dict[str, Any]:
     figures = [_compared(first, second) for _, first, second in pairs]
     means = {metric: mean_known(view[metric] for view in figures) for metric in IMAGE_METRICS}
     return means | {
-        "completed": len(figures), "failed": 0, "rejected": 0, "identical_views": sum(view["psnr"] == PSNR_CAP_DB for view in figures),
+        "completed": len(figures),
+        "failed": 0,
+        "rejected": 0,
+        "identical_views": sum(view["psnr"] == PSNR_CAP_DB for view in figures),
         "views": [{"name": name} | view for (name, _, _), view in zip(pairs, figures, strict=True)],
         "protocol": {"images": IMAGE_CONVENTIONS},
     }

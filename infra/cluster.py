@@ -74,7 +74,6 @@ def attach() -> None:
 def _quiet_ray_data() -> None:
     """Leave progress to the steps: Ray Data's own is twenty lines every ten seconds in a job's log. Its log files stay whole."""
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # read at import
-    import ray.data
 
     for handler in logging.getLogger("ray.data").handlers:
         if not isinstance(handler, logging.FileHandler) and "File" not in type(handler).__name__:
@@ -104,7 +103,8 @@ def check_shared(store: Location, tracking_uri: str) -> None:
         return
     if len({node["NodeManagerHostname"] for node in nodes}) > 1 and "://" in tracking_uri and not tracking_uri.startswith("http"):
         raise UserError(
-            f"{len(nodes)} nodes cannot share the tracking file {tracking_uri}", "start `mlflow server` and set MLFLOW_TRACKING_URI to its address"
+            f"{len(nodes)} nodes cannot share the tracking file {tracking_uri}",
+            "start `mlflow server` and set MLFLOW_TRACKING_URI to its address",
         )
     token = store / f".probe-{uuid.uuid4().hex}"
     token.write_text("visible")
@@ -120,7 +120,9 @@ def check_shared(store: Location, tracking_uri: str) -> None:
     finally:
         token.delete()
     if blind:
-        raise UserError(f"the store {store} is not visible on {', '.join(sorted(blind))}", "use a shared file system or an s3:// URL as the store")
+        raise UserError(
+            f"the store {store} is not visible on {', '.join(sorted(blind))}", "use a shared file system or an s3:// URL as the store"
+        )
 
 
 def _sees(place: Location) -> bool:
@@ -190,18 +192,29 @@ def start_head() -> Head:
     logs = home() / "head.log"
     logs.parent.mkdir(parents=True, exist_ok=True)
     environment = {
-        **os.environ, "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"),
+        **os.environ,
+        "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     command = [
-        str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1",
-        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
+        str(Path(sys.executable).parent / "ray"),
+        "start",
+        "--head",
+        "--block",
+        f"--port={port}",
+        "--node-ip-address=127.0.0.1",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard_port}",
         # Its default is one fixed port: a second Ray on the machine would then have no agent, and no jobs.
-        f"--dashboard-agent-listen-port={agent_port}", f"--num-cpus={max(LOGICAL_CPUS, os.cpu_count() or 1)}",
-        "--disable-usage-stats", "--include-dashboard=true",
+        f"--dashboard-agent-listen-port={agent_port}",
+        f"--num-cpus={max(LOGICAL_CPUS, os.cpu_count() or 1)}",
+        "--disable-usage-stats",
+        "--include-dashboard=true",
     ]
     with open(logs, "ab") as stream:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+        )
     head = Head(process.pid, start_time(process.pid), port, f"http://127.0.0.1:{dashboard_port}", *versions())
     Location(str(_state_file())).write_json(head.__dict__)
     _wait_until_up(head, agent_port, process, logs)
@@ -277,7 +290,8 @@ def refuse_other_ray(address: str, running: str) -> None:
     """Raises UserError when the head behind an address runs another Ray than this environment."""
     if running != ray.__version__:
         raise UserError(
-            f"the head at {address} runs Ray {running}; this environment has {ray.__version__}", "use the environment that started the head, or stop it"
+            f"the head at {address} runs Ray {running}; this environment has {ray.__version__}",
+            "use the environment that started the head, or stop it",
         )
 
 

@@ -39,8 +39,15 @@ class Progress:
     def _print_line(self) -> None:
         self._last_line = time.monotonic()
         line = tqdm.format_meter(
-            self.done, self.total, self._last_line - self._started, prefix=self.description, unit=self.unit,
-            initial=self._initial, postfix=self._note or None, ncols=100, ascii=True,
+            self.done,
+            self.total,
+            self._last_line - self._started,
+            prefix=self.description,
+            unit=self.unit,
+            initial=self._initial,
+            postfix=self._note or None,
+            ncols=100,
+            ascii=True,
         )
         print(line, file=sys.stderr, flush=True)
 

@@ -80,14 +80,18 @@ def check(uri: str) -> None:
     elif _sqlite_path(uri) is not None:
         _check_sqlite(uri)
     else:
-        raise UserError(f"MLflow tracking address '{uri}' is not supported", "use sqlite:////absolute/path/mlflow.db or http(s)://host:port")
+        raise UserError(
+            f"MLflow tracking address '{uri}' is not supported", "use sqlite:////absolute/path/mlflow.db or http(s)://host:port"
+        )
 
 
 def _check_server(uri: str) -> None:
     # A real API call and not /health: the server's host check answers 403 here and lets /health through.
     request = urllib.request.Request(
-        f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search", data=b'{"max_results": 1}',
-        headers={"Content-Type": "application/json", **_authorisation()}, method="POST",
+        f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search",
+        data=b'{"max_results": 1}',
+        headers={"Content-Type": "application/json", **_authorisation()},
+        method="POST",
     )
     try:
         with urllib.request.urlopen(request, timeout=REACH_TIMEOUT_S):
@@ -237,8 +241,14 @@ def _chunks(entries: list, size: int = BATCH) -> Iterator[list]:
 
 
 def open_run(
-    uri: str, experiment: str, name: str, *, parent_run_id: str | None = None, tags: dict[str, str] | None = None,
-    run_id: str | None = None, artifact_root: str | None = None,
+    uri: str,
+    experiment: str,
+    name: str,
+    *,
+    parent_run_id: str | None = None,
+    tags: dict[str, str] | None = None,
+    run_id: str | None = None,
+    artifact_root: str | None = None,
 ) -> TrackedRun:
     """Start a run, below `parent_run_id` when given; with `run_id`, open that run again if it still exists.
 
@@ -290,8 +300,17 @@ def _version(name: str, version: str | int) -> ModelVersion:
 
 
 def register(
-    uri: str, *, name: str, folder: Path, loader_module: str, input_columns: dict[str, str], output_columns: dict[str, str],
-    tags: dict[str, str], description: str, run: TrackedRun, build_id: str,
+    uri: str,
+    *,
+    name: str,
+    folder: Path,
+    loader_module: str,
+    input_columns: dict[str, str],
+    output_columns: dict[str, str],
+    tags: dict[str, str],
+    description: str,
+    run: TrackedRun,
+    build_id: str,
 ) -> ModelVersion:
     """Log a generator folder as a pyfunc and register it, at most once per `build_id`.
 
@@ -331,8 +350,14 @@ def _find_version(client: MlflowClient, name: str, build_id: str) -> ModelVersio
 
 
 def _logged_model(
-    client: MlflowClient, name: str, folder: Path, loader_module: str, input_columns: dict[str, str],
-    output_columns: dict[str, str], run: TrackedRun, build_id: str,
+    client: MlflowClient,
+    name: str,
+    folder: Path,
+    loader_module: str,
+    input_columns: dict[str, str],
+    output_columns: dict[str, str],
+    run: TrackedRun,
+    build_id: str,
 ) -> str:
     """Id of the complete logged model of this build: the one an interrupted call left, or a new one."""
     experiment_id = client.get_run(run.run_id).info.experiment_id
@@ -346,7 +371,11 @@ def _logged_model(
         warnings.filterwarnings("ignore", message=".*input example was not provided.*")
         target = Path(scratch) / "model"
         mlflow.pyfunc.save_model(
-            str(target), loader_module=loader_module, data_path=str(folder), signature=signature, pip_requirements=_requirements(),
+            str(target),
+            loader_module=loader_module,
+            data_path=str(folder),
+            signature=signature,
+            pip_requirements=_requirements(),
         )
         client.log_model_artifacts(model.model_id, str(target))
     client.finalize_logged_model(model.model_id, "READY")

@@ -24,8 +24,10 @@ The store is $MVFORGE_STORE (default ~/.mvforge/store), the tracking store $MLFL
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(
-        prog="mvforge", description="From 3D objects to trained, evaluated, registered multi-view generators.",
-        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="mvforge",
+        description="From 3D objects to trained, evaluated, registered multi-view generators.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for add in (add_step_verbs, add_head_verbs, add_tool_verbs):

@@ -29,7 +29,9 @@ def absolute(text: str, what: str) -> str:
         return text
     path = Path(text).expanduser()
     if not path.is_absolute() and cluster.is_packaged_job():
-        raise UserError(f"{what} '{text}' is a relative path inside a packaged job, which would vanish with it", "give an absolute path or a URL")
+        raise UserError(
+            f"{what} '{text}' is a relative path inside a packaged job, which would vanish with it", "give an absolute path or a URL"
+        )
     return str(path.absolute())
 
 
@@ -70,6 +72,8 @@ class Context:
     def open(cls, name: str, given: list[str], label: str | None, store: str | None) -> "Context":
         place = store_location(store)
         recipe = load_recipe(name, given)
-        command = shlex.join(["mvforge", "run", name, *(word for setting in given for word in ("--set", setting)), *(["--label", label] if label else [])])
+        command = shlex.join(
+            ["mvforge", "run", name, *(word for setting in given for word in ("--set", setting)), *(["--label", label] if label else [])]
+        )
         recipe = replace(recipe, report=replace(recipe.report, recipe=name, command=command))
         return cls(recipe, label or settings.label_for(name, given), Store(place), tracking_uri(place))

@@ -104,7 +104,11 @@ def decide(step: Step, label: str, store: Store, finished: dict[str, Record]) ->
     changes = _changes(own, step, config)
     if changes:
         return Decision(step, "changed", "; ".join(changes), own, fingerprint, inputs)
-    other = [role if inputs[role].step == "outside" else f"{role} ({inputs[role].step})" for role in inputs if own.inputs.get(role) != inputs[role]]
+    other = [
+        role if inputs[role].step == "outside" else f"{role} ({inputs[role].step})"
+        for role in inputs
+        if own.inputs.get(role) != inputs[role]
+    ]
     return Decision(step, "stale", f"changed since: {', '.join(other)}", own, fingerprint, inputs)
 
 
@@ -145,6 +149,8 @@ def select(steps: list[Step], names: list[str]) -> set[str]:
         if not hits:
             valid = [step.name for step in steps] + sorted({step.group for step in steps})
             near = get_close_matches(name, valid, n=1)
-            raise UserError(f"there is no step or group '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""), f"choose from {', '.join(valid)}")
+            raise UserError(
+                f"there is no step or group '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""), f"choose from {', '.join(valid)}"
+            )
         chosen |= hits
     return chosen

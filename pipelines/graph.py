@@ -22,8 +22,14 @@ def build(recipe: Recipe) -> list[Step]:
 
     def step(name: str, run: Any, config: Any, group: str, **inputs: Any) -> Step:
         return Step(
-            name, run, config, group, inputs, resources=recipe.resources_for(name),
-            version=VERSIONS.get(name.partition(".")[0], 1), max_failed_fraction=recipe.max_failed_fraction,
+            name,
+            run,
+            config,
+            group,
+            inputs,
+            resources=recipe.resources_for(name),
+            version=VERSIONS.get(name.partition(".")[0], 1),
+            max_failed_fraction=recipe.max_failed_fraction,
         )
 
     stages = METHODS[recipe.method].stages
@@ -42,13 +48,30 @@ def build(recipe: Recipe) -> list[Step]:
         step("score", score.run, recipe.score, "eval", reference="render", generated="generate", meshes="reconstruct", model="register"),
         step("gate", gate.run, recipe.gate, "eval", scores="score", model="register", generated="generate"),
         step(
-            "report", report.run, recipe.report, "eval", scores="score", generated="generate", reference="render",
-            meshes="reconstruct", decision="gate", model="register", fetched="fetch", curated="curate", histories=checkpoints,
+            "report",
+            report.run,
+            recipe.report,
+            "eval",
+            scores="score",
+            generated="generate",
+            reference="render",
+            meshes="reconstruct",
+            decision="gate",
+            model="register",
+            fetched="fetch",
+            curated="curate",
+            histories=checkpoints,
         ),
     ]
     registration = step(
-        "register", register.run, replace(recipe.register, method=recipe.method, model=recipe.model, recipe=recipe.name), "train",
-        checkpoints=checkpoints, meshes="fetch", views="render", kept="curate",
+        "register",
+        register.run,
+        replace(recipe.register, method=recipe.method, model=recipe.model, recipe=recipe.name),
+        "train",
+        checkpoints=checkpoints,
+        meshes="fetch",
+        views="render",
+        kept="curate",
     )
     return [*data, *_training(recipe, stages, step), registration, *evaluation]
 
@@ -84,4 +107,3 @@ def mermaid(steps: list[Step]) -> str:
         lines.append(f"  {step.name.replace('.', '_')}[{step.name}]")
         lines += [f"  {source.replace('.', '_')} --> {step.name.replace('.', '_')}" for source in dict.fromkeys(step.upstream().values())]
     return "\n".join(lines)
-

@@ -35,7 +35,8 @@ class Holder:
 
     def __str__(self) -> str:
         age = max(0.0, time.time() - self.heartbeat)
-        return f"process {self.pid} on {self.host}, running since {time.strftime('%H:%M:%S', time.localtime(self.since))}, seen {age:.0f} s ago"
+        since = time.strftime("%H:%M:%S", time.localtime(self.since))
+        return f"process {self.pid} on {self.host}, running since {since}, seen {age:.0f} s ago"
 
     def is_gone(self) -> bool:
         """The holder is known dead (same host, process gone) or has not been seen for `EXPIRES_S`."""

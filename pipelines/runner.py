@@ -16,10 +16,7 @@ from pipelines.lease import Lease
 
 log = logging.getLogger(__name__)
 
-WAYS_ON = (
-    "build it again in place with --rerun {step}, keep both with --label NEW_LABEL, "
-    "or undo the change to go on with what is there"
-)
+WAYS_ON = "build it again in place with --rerun {step}, keep both with --label NEW_LABEL, or undo the change to go on with what is there"
 
 
 class Tracking(Protocol):
@@ -111,7 +108,10 @@ def run(steps: list[Step], label: str, store: Store, plan: Plan, tracking: Track
             say(f"[{step.name}] {decision.reason}: {store.data(decision.record)}")
             continue
         if decision.state == "waiting":
-            raise UserError(f"step {step.name} needs {decision.reason.removeprefix('after ')}, which is not built", "run those steps first, or run without --only")
+            raise UserError(
+                f"step {step.name} needs {decision.reason.removeprefix('after ')}, which is not built",
+                "run those steps first, or run without --only",
+            )
         if decision.fingerprint is None or (decision.state == "changed" and kind == "build"):
             raise UserError(f"step {step.name}: {decision.reason}", WAYS_ON.format(step=step.name))
         outcome.records[step.name] = _build(decision, kind, label, store, tracking, outcome.records, wait)
@@ -119,9 +119,7 @@ def run(steps: list[Step], label: str, store: Store, plan: Plan, tracking: Track
     return outcome
 
 
-def _build(
-    decision: Decision, kind: str, label: str, store: Store, tracking: Tracking, finished: dict[str, Record], wait: bool
-) -> Record:
+def _build(decision: Decision, kind: str, label: str, store: Store, tracking: Tracking, finished: dict[str, Record], wait: bool) -> Record:
     """Run one step under its lease and commit its record."""
     step = decision.step
     assert decision.fingerprint is not None
@@ -137,8 +135,12 @@ def _build(
         run_ = tracking.step_run(step, label, building.build_id)
         started = time.time()
         job = Job(
-            resources=step.resources, cache=store.cache(step.name), build_id=building.build_id, run=run_,
-            fresh_since=building.started_at if kind == "rerun" else None, retry_failed=kind == "retry-failed",
+            resources=step.resources,
+            cache=store.cache(step.name),
+            build_id=building.build_id,
+            run=run_,
+            fresh_since=building.started_at if kind == "rerun" else None,
+            retry_failed=kind == "retry-failed",
         )
         try:
             summary = step.run(step.config, **_locations(step, store, finished), out=folder / building.build_id, job=job)
@@ -151,9 +153,20 @@ def _build(
             tracking.end_step(run_, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         record = Record(
-            step=step.name, label=label, build_id=building.build_id, fingerprint=decision.fingerprint, version=step.version,
-            config=canonical(step.config), inputs=decision.inputs, completed=summary.completed, failed=summary.failed,
-            rejected=summary.rejected, facts=summary.facts, started_at=started, seconds=round(time.time() - started, 3), run_id=run_.run_id,
+            step=step.name,
+            label=label,
+            build_id=building.build_id,
+            fingerprint=decision.fingerprint,
+            version=step.version,
+            config=canonical(step.config),
+            inputs=decision.inputs,
+            completed=summary.completed,
+            failed=summary.failed,
+            rejected=summary.rejected,
+            facts=summary.facts,
+            started_at=started,
+            seconds=round(time.time() - started, 3),
+            run_id=run_.run_id,
         )
         old = store.record(step.name, label)
         store.commit(record)

@@ -46,7 +46,10 @@ def apply(recipe: R, settings: list[str]) -> R:
         valid = keys_of(recipe)
         if key not in valid:
             near = difflib.get_close_matches(key, [*valid, *ALIASES], n=1, cutoff=0.4)
-            raise UserError(f"there is no setting '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""), "mvforge run NAME --settings lists them all")
+            raise UserError(
+                f"there is no setting '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""),
+                "mvforge run NAME --settings lists them all",
+            )
         recipe = _replaced(recipe, key.split("."), text, key)
     return recipe
 
@@ -76,7 +79,9 @@ def _parsed(text: str, hint: Any, key: str) -> Any:
         if text in [str(a) for a in arguments]:
             return next(a for a in arguments if str(a) == text)
         near = difflib.get_close_matches(text, [str(a) for a in arguments], n=1)
-        raise UserError(f"{key} cannot be '{text}'" + (f"; did you mean '{near[0]}'?" if near else ""), f"choose from {', '.join(map(str, arguments))}")
+        raise UserError(
+            f"{key} cannot be '{text}'" + (f"; did you mean '{near[0]}'?" if near else ""), f"choose from {', '.join(map(str, arguments))}"
+        )
     if origin in (tuple, list):
         inner = arguments[0] if arguments else str
         return tuple(_parsed(part.strip(), inner, key) for part in text.split(",") if part.strip())

@@ -27,7 +27,11 @@ class PipelineTracking:
             self._parent = self._open(self._name, tags=self._tags)
             self._parent.params(self._params)
             self._parent.tags(self._reused)
-        run = self._open(step.name, parent_run_id=self._parent.run_id, tags={"mvforge.step": step.name, "mvforge.label": label, "mvforge.build_id": build_id})
+        run = self._open(
+            step.name,
+            parent_run_id=self._parent.run_id,
+            tags={"mvforge.step": step.name, "mvforge.label": label, "mvforge.build_id": build_id},
+        )
         run.params(canonical(step.config))
         return run
 

@@ -36,7 +36,10 @@ SCRATCH_FREE_BYTES = 1 << 30
 
 # OpenImageDenoise (quality, prefilter); "accurate" costs as much as twenty further samples.
 DENOISE: dict[str, tuple[str, str] | None] = {
-    "none": None, "fast": ("FAST", "FAST"), "balanced": ("BALANCED", "FAST"), "accurate": ("HIGH", "ACCURATE"),
+    "none": None,
+    "fast": ("FAST", "FAST"),
+    "balanced": ("BALANCED", "FAST"),
+    "accurate": ("HIGH", "ACCURATE"),
 }
 # Radiance of the uniform world. White 1.0 renders a white diffuse surface as 255; 0.5 is SyncDreamer's grey.
 LIGHT: dict[str, float] = {"white": 1.0, "syncdreamer": 0.5}
@@ -227,15 +230,23 @@ class _Child:
         self._replies, reply_end = os.pipe()
         environment = {
             # Keeps glibc from doubling the resident size, and the user's Blender add-ons out of our renders.
-            **os.environ, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "BLENDER_USER_RESOURCES": str(scratch), "TMPDIR": str(scratch),
+            **os.environ,
+            "MALLOC_ARENA_MAX": "1",
+            "OMP_NUM_THREADS": "1",
+            "BLENDER_USER_RESOURCES": str(scratch),
+            "TMPDIR": str(scratch),
         }
         try:
             with open(self._log, "ab") as log:
                 self.process = subprocess.Popen(
                     # -P: the folder of the script must not shadow modules that Blender imports.
                     [sys.executable, "-P", str(SCRIPT), str(request_end), str(reply_end), str(os.getpid()), str(address_space_mb)],
-                    pass_fds=(request_end, reply_end), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                    start_new_session=True, env=environment,
+                    pass_fds=(request_end, reply_end),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    env=environment,
                 )
         finally:
             os.close(request_end)
@@ -254,7 +265,7 @@ class _Child:
         try:
             data = json.dumps(message).encode() + b"\n"
             while data:
-                data = data[os.write(self._requests, data):]
+                data = data[os.write(self._requests, data) :]
         except BrokenPipeError:
             raise self._ended() from None
         return self._receive(deadline_s)
@@ -337,11 +348,19 @@ def _message(request: RenderRequest, folder: Path) -> dict[str, Any]:
     if not np.allclose(intrinsics[:, 0], intrinsics[:, 1]) or not np.allclose(intrinsics[:, 2:], 0.5):
         raise ValueError("Blender renders square pixels with a centred principal point only")
     return {
-        "mesh": str(request.mesh), "folder": str(folder),
-        "matrices": blender_matrix(request.views.camera).reshape(-1, 16).tolist(), "focal": intrinsics[:, 0].tolist(),
-        "resolution": request.resolution, "samples": request.samples, "denoise": DENOISE[request.denoise],
-        "radiance": LIGHT[request.light], "extent": request.extent, "transparent_glass": request.transparent_glass,
-        "frame": request.frame, "want_mesh": request.want_mesh, "seed": request.seed,
+        "mesh": str(request.mesh),
+        "folder": str(folder),
+        "matrices": blender_matrix(request.views.camera).reshape(-1, 16).tolist(),
+        "focal": intrinsics[:, 0].tolist(),
+        "resolution": request.resolution,
+        "samples": request.samples,
+        "denoise": DENOISE[request.denoise],
+        "radiance": LIGHT[request.light],
+        "extent": request.extent,
+        "transparent_glass": request.transparent_glass,
+        "frame": request.frame,
+        "want_mesh": request.want_mesh,
+        "seed": request.seed,
     }
 
 
@@ -355,7 +374,17 @@ def _rendered(request: RenderRequest, folder: Path, reply: dict[str, Any]) -> Re
     facts = {**reply["facts"], "coverage": coverage(rgba).round(6).tolist(), "clipped": touches_border(rgba).tolist()}
     rig = request.views
     views = ViewSet(
-        request.uid, rgba, rig.camera, rig.roles, rig.azimuth_deg, rig.elevation_deg, rig.radius, rig.name, "blender", mesh, facts,
+        request.uid,
+        rgba,
+        rig.camera,
+        rig.roles,
+        rig.azimuth_deg,
+        rig.elevation_deg,
+        rig.radius,
+        rig.name,
+        "blender",
+        mesh,
+        facts,
     )
     return Rendered(views, 1, 0.0, reply["phases"], reply["peak_rss_mb"])
 

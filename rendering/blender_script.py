@@ -22,8 +22,25 @@ bpy: Any = None  # imported by `main`, after the limits are set
 PR_SET_PDEATHSIG = 1
 # Sub-path of data collections that belong to one object and go when it is done.
 PER_OBJECT_DATA = (
-    "objects", "meshes", "armatures", "cameras", "lights", "curves", "materials", "textures", "images", "actions",
-    "shape_keys", "node_groups", "collections", "particles", "pointclouds", "volumes", "texts", "fonts", "sounds",
+    "objects",
+    "meshes",
+    "armatures",
+    "cameras",
+    "lights",
+    "curves",
+    "materials",
+    "textures",
+    "images",
+    "actions",
+    "shape_keys",
+    "node_groups",
+    "collections",
+    "particles",
+    "pointclouds",
+    "volumes",
+    "texts",
+    "fonts",
+    "sounds",
 )
 SENSOR_MM = 36.0
 SMALLEST_EXTENT = 1e-9

@@ -85,8 +85,10 @@ def orbit(azimuth_deg, elevation_deg, radius, fov_deg) -> Camera:
     Raises ValueError at elevation +-90 deg, where the up direction is undefined.
     """
     azimuth, elevation, radius, fov = np.broadcast_arrays(
-        np.radians(np.atleast_1d(np.asarray(azimuth_deg, float))), np.radians(np.asarray(elevation_deg, float)),
-        np.asarray(radius, float), np.radians(np.asarray(fov_deg, float)),
+        np.radians(np.atleast_1d(np.asarray(azimuth_deg, float))),
+        np.radians(np.asarray(elevation_deg, float)),
+        np.asarray(radius, float),
+        np.radians(np.asarray(fov_deg, float)),
     )
     if np.any(np.abs(np.cos(elevation)) < 1e-9):
         raise ValueError("elevation of +-90 degrees leaves the up direction undefined")

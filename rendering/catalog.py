@@ -111,8 +111,15 @@ def _list_objaverse(config: CatalogConfig, job: Job) -> list[ObjectRef]:
     with _index_folder(job) as folder:
         index = objaverse.Index(config.objaverse_base_url, folder, package_cache)
         return objaverse.list_objects(
-            index, uids=uids, categories=config.lvis_categories, licences=config.licences, min_faces=config.min_faces,
-            max_faces=config.max_faces, limit=0 if uids else config.count, seed=config.seed, checksums=checksums,
+            index,
+            uids=uids,
+            categories=config.lvis_categories,
+            licences=config.licences,
+            min_faces=config.min_faces,
+            max_faces=config.max_faces,
+            limit=0 if uids else config.count,
+            seed=config.seed,
+            checksums=checksums,
         )
 
 

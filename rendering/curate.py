@@ -83,7 +83,8 @@ def run(config: CurateConfig, *, views: Location, out: Location, job: Job) -> Su
     if not any(row["split"] == "train" for row in kept):
         raise UserError(f"curation leaves nothing to train on ({_counts(rejected)})", "loosen curate.* or add objects to the source")
     facts = {
-        "reasons": dict(Counter(r.reason for r in rejected)), "kept": dict(Counter(row["split"] for row in kept)),
+        "reasons": dict(Counter(r.reason for r in rejected)),
+        "kept": dict(Counter(row["split"] for row in kept)),
         "training_objects_like_heldout": sum(r.reason == "heldout_duplicate" for r in rejected),
     }
     return Summary(completed=len(kept), rejected=len(rejected), facts=facts)
@@ -95,7 +96,7 @@ def _counts(rejected: list[Rejection]) -> str:
 
 def _looks(uids: list[str], views: Location, job: Job) -> dict[str, Look]:
     """Measure every object, in chunks, on the cluster when one is connected."""
-    chunks = [tuple(uids[start:start + CHUNK_OBJECTS]) for start in range(0, len(uids), CHUNK_OBJECTS)]
+    chunks = [tuple(uids[start : start + CHUNK_OBJECTS]) for start in range(0, len(uids), CHUNK_OBJECTS)]
     found: dict[str, Look] = {}
     for _, result in fan_out(look_at, chunks, job, "curate", views=views):
         if isinstance(result, Exception):

@@ -46,8 +46,13 @@ class _Retryable(FetchError):
 
 
 def download(
-    url: str, place: Callable[[str], Path], *, sha256: str | None = None, check: Callable[[Path], object] | None = None,
-    policy: DownloadPolicy = DEFAULT_POLICY, sleep: Callable[[float], None] = time.sleep,
+    url: str,
+    place: Callable[[str], Path],
+    *,
+    sha256: str | None = None,
+    check: Callable[[Path], object] | None = None,
+    policy: DownloadPolicy = DEFAULT_POLICY,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Fetched:
     """Fetch `url` into the file that `place` names for the content's sha256.
 
@@ -75,7 +80,11 @@ def download(
 
 
 def _attempt(
-    url: str, place: Callable[[str], Path], sha256: str | None, check: Callable[[Path], object] | None, policy: DownloadPolicy,
+    url: str,
+    place: Callable[[str], Path],
+    sha256: str | None,
+    check: Callable[[Path], object] | None,
+    policy: DownloadPolicy,
 ) -> Fetched:
     folder = place("").parent
     folder.mkdir(parents=True, exist_ok=True)

@@ -45,17 +45,29 @@ def transforms(views: ViewSet) -> dict[str, Any]:
     pixels = views.camera.intrinsics * [width, height, width, height]
     shared = bool(np.allclose(pixels, pixels[0]))
     description: dict[str, Any] = {
-        "camera_model": "OPENCV", "w": width, "h": height, "k1": 0.0, "k2": 0.0, "p1": 0.0, "p2": 0.0,
-        "uid": views.uid, "rig": views.rig, "origin": views.origin,
+        "camera_model": "OPENCV",
+        "w": width,
+        "h": height,
+        "k1": 0.0,
+        "k2": 0.0,
+        "p1": 0.0,
+        "p2": 0.0,
+        "uid": views.uid,
+        "rig": views.rig,
+        "origin": views.origin,
     }
     if shared:
         description |= _intrinsics(pixels[0]) | {"camera_angle_x": float(2 * np.arctan(0.5 / views.camera.intrinsics[0, 0]))}
     c2w = views.camera.c2w @ OPENGL_FROM_OPENCV
     description["frames"] = [
         {
-            "file_path": image_name(index), "transform_matrix": c2w[index].tolist(), "role": views.roles[index],
-            "azimuth_deg": float(views.azimuth_deg[index]), "elevation_deg": float(views.elevation_deg[index]),
-            "radius": float(views.radius[index]), **({} if shared else _intrinsics(pixels[index])),
+            "file_path": image_name(index),
+            "transform_matrix": c2w[index].tolist(),
+            "role": views.roles[index],
+            "azimuth_deg": float(views.azimuth_deg[index]),
+            "elevation_deg": float(views.elevation_deg[index]),
+            "radius": float(views.radius[index]),
+            **({} if shared else _intrinsics(pixels[index])),
         }
         for index in range(len(views))
     ]

@@ -53,9 +53,7 @@ def fingerprint(views: ViewSet) -> Fingerprint:
 def _thumbnail(rgba: np.ndarray) -> np.ndarray:
     values = rgba.astype(np.float32) / 255.0
     values[..., :3] *= values[..., 3:]
-    channels = [
-        Image.fromarray(values[..., channel]).resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX) for channel in range(4)
-    ]
+    channels = [Image.fromarray(values[..., channel]).resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX) for channel in range(4)]
     return np.stack([np.asarray(channel) for channel in channels], -1)
 
 

@@ -43,8 +43,15 @@ CATALOG_COLUMNS = ("uid", "sha256", "split", "group", "category", "licence", "at
 LEDGER = pa.schema(
     [(name, pa.string()) for name in CATALOG_COLUMNS]
     + [
-        ("status", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("attempts", pa.int32()), ("seconds", pa.float64()),
-        ("worker", pa.string()), ("views", pa.int32()), ("peak_rss_mb", pa.float64()), ("phases", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("attempts", pa.int32()),
+        ("seconds", pa.float64()),
+        ("worker", pa.string()),
+        ("views", pa.int32()),
+        ("peak_rss_mb", pa.float64()),
+        ("phases", pa.string()),
     ]
 )
 
@@ -142,9 +149,9 @@ def _missing(config: RenderConfig, rows: list[dict], pieces: Location, job: Job)
     since = job.fresh_since or 0.0
     present = {entry.name for entry in pieces.children() if entry.mtime >= since}
     return [
-        row for row in rows
-        if (name := piece_name(config, row)) not in present
-        or (job.retry_failed and read_outcome(pieces / name)["status"] != "ok")
+        row
+        for row in rows
+        if (name := piece_name(config, row)) not in present or (job.retry_failed and read_outcome(pieces / name)["status"] != "ok")
     ]
 
 
@@ -166,10 +173,17 @@ def _dataset(config: RenderConfig, rows: list[dict], pieces: Location, job: Job,
     columns = ("uid", "path", "sha256", "split")
     table = pa.Table.from_pylist([{name: row[name] for name in columns} for row in rows])
     # A manifest is one block, which one actor would take whole: a block per object lets all share.
-    return ray.data.from_arrow(table).repartition(len(rows)).map_batches(
-        RenderActor, fn_constructor_args=(config, pieces.uri, limits, job.fresh_since, job.retry_failed, uuid.uuid4().hex),
-        batch_size=1, batch_format="pyarrow", num_cpus=job.resources.cpus,
-        compute=ray.data.ActorPoolStrategy(size=max(1, min(job.resources.workers, len(rows))), max_tasks_in_flight_per_actor=1),
+    return (
+        ray.data.from_arrow(table)
+        .repartition(len(rows))
+        .map_batches(
+            RenderActor,
+            fn_constructor_args=(config, pieces.uri, limits, job.fresh_since, job.retry_failed, uuid.uuid4().hex),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=job.resources.cpus,
+            compute=ray.data.ActorPoolStrategy(size=max(1, min(job.resources.workers, len(rows))), max_tasks_in_flight_per_actor=1),
+        )
     )
 
 
@@ -205,7 +219,13 @@ class RenderActor:
     """
 
     def __init__(
-        self, config: RenderConfig, pieces: str, limits: BlenderLimits, fresh_since: float | None, retry_failed: bool, run_id: str,
+        self,
+        config: RenderConfig,
+        pieces: str,
+        limits: BlenderLimits,
+        fresh_since: float | None,
+        retry_failed: bool,
+        run_id: str,
     ) -> None:
         self.config, self.pieces, self.run_id = config, Location(pieces), run_id
         self.fresh_since, self.retry_failed = fresh_since or 0.0, retry_failed
@@ -241,14 +261,26 @@ class RenderActor:
     def _write_piece(self, target: Location, result: Rendered | RenderFailure) -> dict[str, Any]:
         if isinstance(result, RenderFailure):
             outcome: dict[str, Any] = {
-                "status": "failed", "reason": result.reason, "detail": result.detail, "attempts": result.attempts,
-                "seconds": result.seconds, "views": 0, "peak_rss_mb": None, "phases": {},
+                "status": "failed",
+                "reason": result.reason,
+                "detail": result.detail,
+                "attempts": result.attempts,
+                "seconds": result.seconds,
+                "views": 0,
+                "peak_rss_mb": None,
+                "phases": {},
             }
             table = SCHEMA.empty_table()
         else:
             outcome = {
-                "status": "ok", "reason": None, "detail": None, "attempts": result.attempts, "seconds": result.seconds,
-                "views": len(result.views), "peak_rss_mb": result.peak_rss_mb, "phases": result.phases_s,
+                "status": "ok",
+                "reason": None,
+                "detail": None,
+                "attempts": result.attempts,
+                "seconds": result.seconds,
+                "views": len(result.views),
+                "peak_rss_mb": result.peak_rss_mb,
+                "phases": result.phases_s,
             }
             table = to_table(result.views)
         outcome["worker"] = self.name
@@ -266,11 +298,22 @@ class RenderActor:
         views = rig_named(config.rig)(row["uid"], _rig_config(config))
         try:
             with Location(row["path"]).as_local() as mesh:
-                return self.worker.render(RenderRequest(
-                    uid=row["uid"], mesh=Path(mesh), views=views, resolution=config.resolution, samples=config.samples,
-                    denoise=config.denoise, light=config.light, extent=config.extent, transparent_glass=config.transparent_glass,
-                    frame=config.frame, want_mesh=config.wants_mesh(row["split"]), seed=config.seed,
-                ))
+                return self.worker.render(
+                    RenderRequest(
+                        uid=row["uid"],
+                        mesh=Path(mesh),
+                        views=views,
+                        resolution=config.resolution,
+                        samples=config.samples,
+                        denoise=config.denoise,
+                        light=config.light,
+                        extent=config.extent,
+                        transparent_glass=config.transparent_glass,
+                        frame=config.frame,
+                        want_mesh=config.wants_mesh(row["split"]),
+                        seed=config.seed,
+                    )
+                )
         except OSError as error:  # the mesh could not be read, or the scratch disk is full: this object's failure
             return RenderFailure(row["uid"], "io_error", f"{type(error).__name__}: {error}")
 

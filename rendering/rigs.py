@@ -58,7 +58,9 @@ def mvdiffusionpp(uid: str, config: RigConfig) -> RigViews:
         azimuth_deg=np.concatenate([azimuth, np.floor(draws[:, 0] * 8) * 45.0]),
         elevation_deg=np.concatenate([elevation, -10.0 + 55.0 * draws[:, 1]]),
         radius=np.concatenate([np.full(32, 1.5), 1.5 + 0.7 * draws[:, 2]]),
-        fov_deg=60.0, extent=config.extent, num_targets=32,
+        fov_deg=60.0,
+        extent=config.extent,
+        num_targets=32,
     )
 
 
@@ -66,8 +68,13 @@ def syncdreamer16(uid: str, config: RigConfig) -> RigViews:
     """The 16 evaluation views of SyncDreamer: every 22.5 deg at elevation 30, distance 1.5, 35 mm lens on a 32 mm sensor."""
     fov_deg = float(np.degrees(2 * np.arctan(16.0 / 35.0)))
     return _views(
-        "syncdreamer16", azimuth_deg=np.arange(16) * 22.5, elevation_deg=np.full(16, 30.0), radius=np.full(16, 1.5),
-        fov_deg=fov_deg, extent=config.extent, num_targets=16,
+        "syncdreamer16",
+        azimuth_deg=np.arange(16) * 22.5,
+        elevation_deg=np.full(16, 30.0),
+        radius=np.full(16, 1.5),
+        fov_deg=fov_deg,
+        extent=config.extent,
+        num_targets=16,
     )
 
 

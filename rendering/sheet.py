@@ -59,7 +59,7 @@ def view_grid(views: ViewSet) -> tuple[list[list[int | None]], list[float], list
     elevations = sorted({round(float(views.elevation_deg[index]), 3) for index in targets}, reverse=True)
     if len(azimuths) * len(elevations) > 2 * len(targets):  # scattered cameras: a plain grid in their own order
         columns = math.ceil(math.sqrt(len(targets)))
-        return [list(targets[start:start + columns]) for start in range(0, len(targets), columns)], [], []
+        return [list(targets[start : start + columns]) for start in range(0, len(targets), columns)], [], []
     at = {(round(float(views.elevation_deg[index]), 3), turn[index]): index for index in targets}
     rows = [[at.get((elevation, azimuth)) for azimuth in azimuths] for elevation in elevations]
     return rows, [(a + float(first)) % 360.0 for a in azimuths], elevations

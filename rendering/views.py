@@ -86,8 +86,13 @@ class ViewSet:
         """The views at `indices`, in that order."""
         rows = np.asarray(list(indices), dtype=int)
         return replace(
-            self, rgba=self.rgba[rows], camera=self.camera[rows], roles=tuple(self.roles[i] for i in rows),
-            azimuth_deg=self.azimuth_deg[rows], elevation_deg=self.elevation_deg[rows], radius=self.radius[rows],
+            self,
+            rgba=self.rgba[rows],
+            camera=self.camera[rows],
+            roles=tuple(self.roles[i] for i in rows),
+            azimuth_deg=self.azimuth_deg[rows],
+            elevation_deg=self.elevation_deg[rows],
+            radius=self.radius[rows],
         )
 
     def with_role(self, role: str) -> "ViewSet":
@@ -133,11 +138,18 @@ def to_table(views: ViewSet) -> pa.Table:
         np.savez_compressed(buffer, vertices=views.mesh.vertices.astype(np.float32), faces=views.mesh.faces.astype(np.int32))
         mesh = buffer.getvalue()
     row = {
-        "uid": views.uid, "rig": views.rig, "origin": views.origin,
-        "images": [encode_image(image) for image in views.rgba], "roles": list(views.roles),
-        "azimuth_deg": views.azimuth_deg.tolist(), "elevation_deg": views.elevation_deg.tolist(), "radius": views.radius.tolist(),
-        "c2w": views.camera.c2w.reshape(-1, 16).tolist(), "intrinsics": views.camera.intrinsics.tolist(),
-        "mesh": mesh, "facts": json.dumps(views.facts, sort_keys=True),
+        "uid": views.uid,
+        "rig": views.rig,
+        "origin": views.origin,
+        "images": [encode_image(image) for image in views.rgba],
+        "roles": list(views.roles),
+        "azimuth_deg": views.azimuth_deg.tolist(),
+        "elevation_deg": views.elevation_deg.tolist(),
+        "radius": views.radius.tolist(),
+        "c2w": views.camera.c2w.reshape(-1, 16).tolist(),
+        "intrinsics": views.camera.intrinsics.tolist(),
+        "mesh": mesh,
+        "facts": json.dumps(views.facts, sort_keys=True),
     }
     return pa.Table.from_pylist([row], schema=SCHEMA)
 
@@ -149,11 +161,17 @@ def from_row(row: dict[str, Any]) -> ViewSet:
         with np.load(io.BytesIO(row["mesh"]), allow_pickle=False) as arrays:
             mesh = Mesh(arrays["vertices"], arrays["faces"])
     return ViewSet(
-        uid=row["uid"], rgba=np.stack([decode_image(image) for image in row["images"]]),
+        uid=row["uid"],
+        rgba=np.stack([decode_image(image) for image in row["images"]]),
         camera=Camera(np.asarray(row["c2w"], float).reshape(-1, 4, 4), np.asarray(row["intrinsics"], float).reshape(-1, 4)),
-        roles=tuple(row["roles"]), azimuth_deg=np.asarray(row["azimuth_deg"], float),
-        elevation_deg=np.asarray(row["elevation_deg"], float), radius=np.asarray(row["radius"], float),
-        rig=row["rig"], origin=row["origin"], mesh=mesh, facts=json.loads(row["facts"]),
+        roles=tuple(row["roles"]),
+        azimuth_deg=np.asarray(row["azimuth_deg"], float),
+        elevation_deg=np.asarray(row["elevation_deg"], float),
+        radius=np.asarray(row["radius"], float),
+        rig=row["rig"],
+        origin=row["origin"],
+        mesh=mesh,
+        facts=json.loads(row["facts"]),
     )
 
 

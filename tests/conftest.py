@@ -31,7 +31,11 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     ray.init(
-        address="local", num_cpus=4, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False,
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        ignore_reinit_error=True,
+        log_to_driver=False,
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}},
     )
     yield

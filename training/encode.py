@@ -97,11 +97,20 @@ def _encode_missing(config: EncodeConfig, views: Location, uids: list[str], chec
         before, context.enable_progress_bars = context.enable_progress_bars, False  # our own line replaces them
         try:
             # A block per object: one block would go to one actor whole.
-            rows = ray.data.from_arrow(pa.table({"uid": missing})).repartition(len(missing)).map_batches(
-                EncodeActor, fn_constructor_args=(config, views, checkpoint, pieces), batch_size=1, batch_format="pyarrow",
-                num_cpus=resources.cpus, num_gpus=resources.gpus or None,
-                compute=ray.data.ActorPoolStrategy(size=max(1, min(resources.workers, len(missing))), max_tasks_in_flight_per_actor=1),
-            ).iter_rows()
+            rows = (
+                ray.data.from_arrow(pa.table({"uid": missing}))
+                .repartition(len(missing))
+                .map_batches(
+                    EncodeActor,
+                    fn_constructor_args=(config, views, checkpoint, pieces),
+                    batch_size=1,
+                    batch_format="pyarrow",
+                    num_cpus=resources.cpus,
+                    num_gpus=resources.gpus or None,
+                    compute=ray.data.ActorPoolStrategy(size=max(1, min(resources.workers, len(missing))), max_tasks_in_flight_per_actor=1),
+                )
+                .iter_rows()
+            )
             failed = 0
             for row in rows:
                 failed += row["status"] != "ok"

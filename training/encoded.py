@@ -100,7 +100,10 @@ def write_shards(tables: Iterable[pa.Table], out: Location, objects_per_shard: i
         nonlocal shard
         # No dictionary pages and no statistics: the columns are unique binary blobs. An object may lack an array of others.
         (out / f"part-{shard:05d}.parquet").write_table(
-            pa.concat_tables(pending, promote_options="default"), row_group_size=1, compression="zstd", use_dictionary=False,
+            pa.concat_tables(pending, promote_options="default"),
+            row_group_size=1,
+            compression="zstd",
+            use_dictionary=False,
             write_statistics=False,
         )
         shard += 1

@@ -79,8 +79,16 @@ class PlainEngine:
     """AdamW in one process, or in several that average their gradients once per step."""
 
     def __init__(
-        self, module: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float, clip: float, ema_decay: float,
-        micro_batches: int, device: torch.device | None = None,
+        self,
+        module: nn.Module,
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        clip: float,
+        ema_decay: float,
+        micro_batches: int,
+        device: torch.device | None = None,
     ) -> None:
         self.device = device or device_here()
         self.module = module.to(self.device).train()
@@ -159,8 +167,19 @@ class DeepSpeedEngine:
     """
 
     def __init__(
-        self, module: nn.Module, *, zero_stage: int, lr: float, betas: tuple[float, float], weight_decay: float, clip: float,
-        ema_decay: float, micro_batches: int, micro_batch: int, bf16: bool = False, device: torch.device | None = None,
+        self,
+        module: nn.Module,
+        *,
+        zero_stage: int,
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        clip: float,
+        ema_decay: float,
+        micro_batches: int,
+        micro_batch: int,
+        bf16: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         self.device = device or device_here()
         deepspeed = _import_deepspeed(self.device)

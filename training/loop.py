@@ -111,7 +111,12 @@ def lr_at(step: int, config: TrainConfig) -> float:
 
 
 def fit(
-    trainable: Trainable, engine: Engine, data: Objects, config: TrainConfig, *, checkpoints: Checkpoints,
+    trainable: Trainable,
+    engine: Engine,
+    data: Objects,
+    config: TrainConfig,
+    *,
+    checkpoints: Checkpoints,
     validate: Callable[[dict[str, Tensor]], dict[str, float]] | None = None,
     log: Callable[[str, dict[str, float]], None] = lambda kind, row: None,
 ) -> Curves:
@@ -234,10 +239,17 @@ def _save(engine: Engine, config: TrainConfig, checkpoints: Checkpoints, step: i
     def write(folder: Any) -> None:
         engine.save(folder)
         if engine.rank == 0:
-            write_state(folder, {
-                "step": step, "world": engine.world, "zero_stage": config.zero_stage,
-                "history": curves.history, "validation": curves.validation, "window": window,
-            })
+            write_state(
+                folder,
+                {
+                    "step": step,
+                    "world": engine.world,
+                    "zero_stage": config.zero_stage,
+                    "history": curves.history,
+                    "validation": curves.validation,
+                    "window": window,
+                },
+            )
 
     checkpoints.save(step, write)
 

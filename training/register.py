@@ -35,7 +35,14 @@ class RegisterConfig:
 
 
 def run(
-    config: RegisterConfig, *, checkpoints: dict[str, Location], meshes: Location, views: Location, kept: Location, out: Location, job: Job,
+    config: RegisterConfig,
+    *,
+    checkpoints: dict[str, Location],
+    meshes: Location,
+    views: Location,
+    kept: Location,
+    out: Location,
+    job: Job,
 ) -> Summary:
     """Assemble the generator and register it under `job.run`.
 
@@ -62,9 +69,16 @@ def run(
         local = {name: stack.enter_context((place / "checkpoint").as_local()) for name, place in checkpoints.items()}
         method.export(config.model, local, folder)
         version = tracking.register(
-            job.run.tracking_uri, name=config.name, folder=folder, loader_module="training.served", input_columns=INPUT_COLUMNS,
-            output_columns=OUTPUT_COLUMNS, tags=tags, description=_description(config, uids, tags),
-            run=tracking.TrackedRun(job.run.tracking_uri, job.run.run_id), build_id=job.build_id,
+            job.run.tracking_uri,
+            name=config.name,
+            folder=folder,
+            loader_module="training.served",
+            input_columns=INPUT_COLUMNS,
+            output_columns=OUTPUT_COLUMNS,
+            tags=tags,
+            description=_description(config, uids, tags),
+            run=tracking.TrackedRun(job.run.tracking_uri, job.run.run_id),
+            build_id=job.build_id,
         )
         (out / "model").delete()
         (out / "model").upload(folder)
@@ -80,9 +94,14 @@ def _tags(config: RegisterConfig, uids: list[str], meshes: Location, checkpoints
     files = sorted([row["uid"], row["sha256"]] for row in rows)
     losses = {f"validation_loss.{stage}": loss for stage, place in checkpoints.items() if (loss := _last_loss(place)) is not None}
     return {
-        "method": config.method, "recipe": config.recipe, "git_commit": git_commit(),
-        "data_fingerprint": _digest(files), "trained_uids": _digest(uids), "trained_objects": str(len(uids)),
-        "licences": licence_summary([row["licence"] for row in rows]), **losses,
+        "method": config.method,
+        "recipe": config.recipe,
+        "git_commit": git_commit(),
+        "data_fingerprint": _digest(files),
+        "trained_uids": _digest(uids),
+        "trained_objects": str(len(uids)),
+        "licences": licence_summary([row["licence"] for row in rows]),
+        **losses,
     }
 
 

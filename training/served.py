@@ -41,8 +41,11 @@ class ServedGenerator:
             views = self.generator.generate(_conditions(str(uid), list(group["condition"])), int(group["seed"].iloc[0]), **(params or {}))
             rows += [
                 {
-                    "uid": str(uid), "view_index": n, "azimuth_deg": float(views.azimuth_deg[n]),
-                    "elevation_deg": float(views.elevation_deg[n]), "image": encode_image(views.rgba[n]),
+                    "uid": str(uid),
+                    "view_index": n,
+                    "azimuth_deg": float(views.azimuth_deg[n]),
+                    "elevation_deg": float(views.elevation_deg[n]),
+                    "image": encode_image(views.rgba[n]),
                 }
                 for n in range(len(views))
             ]

@@ -81,8 +81,13 @@ def _engine(module: nn.Module, config: TrainConfig, device: torch.device) -> tup
     rank, world = _rank_and_world()
     evaluated = copy.deepcopy(module).to(device).eval() if rank == 0 else None
     settings: dict[str, Any] = {
-        "lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay, "clip": config.clip,
-        "ema_decay": config.ema_decay, "micro_batches": config.micro_batches(world), "device": device,
+        "lr": config.lr,
+        "betas": config.betas,
+        "weight_decay": config.weight_decay,
+        "clip": config.clip,
+        "ema_decay": config.ema_decay,
+        "micro_batches": config.micro_batches(world),
+        "device": device,
     }
     if config.zero_stage:
         bf16 = config.precision == "bf16"

@@ -40,8 +40,15 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    config: TrainConfig, *, views: Location, kept: Location, out: Location, job: Job, arrays: Location | None = None,
-    init: Location | None = None, weights: dict[str, Location] | None = None,
+    config: TrainConfig,
+    *,
+    views: Location,
+    kept: Location,
+    out: Location,
+    job: Job,
+    arrays: Location | None = None,
+    init: Location | None = None,
+    weights: dict[str, Location] | None = None,
 ) -> Summary:
     """Train `config.stage` on `job.resources.workers` processes.
 
@@ -74,8 +81,10 @@ def run(
         (out / leftover).delete()
     uids = (out / "uids.json").read_json()
     facts = {
-        "steps": config.steps, "last_loss": history[-1]["loss"] if history else None,
-        "first_validation": validation[0] if validation else None, "last_validation": validation[-1] if validation else None,
+        "steps": config.steps,
+        "last_loss": history[-1]["loss"] if history else None,
+        "first_validation": validation[0] if validation else None,
+        "last_validation": validation[-1] if validation else None,
     }
     return Summary(completed=len(uids), facts=facts)
 
@@ -104,12 +113,14 @@ def _train_on_workers(config: TrainConfig, inputs: StageInputs, out: Location, j
         _worker,
         train_loop_config={"config": config, "inputs": inputs, "out": out},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=resources.workers, use_gpu=resources.gpus > 0,
+            num_workers=resources.workers,
+            use_gpu=resources.gpus > 0,
             resources_per_worker={"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {})},
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # mypy sees the older RunConfig
             # The build id as name: an interrupted build resumes by itself, a new build never does.
-            name=job.build_id, storage_path=str(out / "state"),
+            name=job.build_id,
+            storage_path=str(out / "state"),
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),

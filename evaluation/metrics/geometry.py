@@ -39,7 +39,9 @@ class GeometrySettings:
     def described(self) -> dict[str, Any]:
         """The settings in words, for result files."""
         return {
-            "points": self.points, "seed": self.seed, "volume_resolution": self.volume_resolution,
+            "points": self.points,
+            "seed": self.seed,
+            "volume_resolution": self.volume_resolution,
             "distance": "area-uniform points to the nearest triangle, not squared",
             "chamfer": "mean of accuracy (generated to reference) and completeness (reference to generated)",
             "normal_consistency": "mean |cos| between the face normals at both ends, mean of both directions",

@@ -18,7 +18,14 @@ from pipelines.context import absolute, store_location
 
 AGENT_TIMEOUT_S = 60.0
 # Settings of the caller's shell that the job must see; the job itself inherits the head's environment.
-CARRIED = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MVFORGE_HOME", "MVFORGE_ASSETS")
+CARRIED = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "MVFORGE_HOME",
+    "MVFORGE_ASSETS",
+)
 
 
 def start(options: argparse.Namespace) -> dict[str, Any]:
@@ -52,7 +59,10 @@ def job_environment(arguments: list[str]) -> dict[str, str]:
     given = arguments[arguments.index("--store") + 1] if "--store" in arguments else None
     store = store_location(given)
     if store.is_local and _would_be_uploaded(store.local_path()):
-        raise UserError(f"the store {store} lies in the folder that is uploaded with the job", "choose a place outside the repository, or one that git ignores")
+        raise UserError(
+            f"the store {store} lies in the folder that is uploaded with the job",
+            "choose a place outside the repository, or one that git ignores",
+        )
     carried = {name: os.environ[name] for name in CARRIED if name in os.environ}
     if "MVFORGE_ASSETS" in carried:
         carried["MVFORGE_ASSETS"] = absolute(carried["MVFORGE_ASSETS"], "MVFORGE_ASSETS")
@@ -102,7 +112,8 @@ def _submit(recipe: str, arguments: list[str], address: str | None) -> dict[str,
     client = JobSubmissionClient(address)
     entry = ["python", "pipelines/full.py", recipe, *arguments]
     job = _submitted(
-        client, entrypoint=shlex.join(entry),
+        client,
+        entrypoint=shlex.join(entry),
         runtime_env={"working_dir": str(cluster.ROOT), "env_vars": environment, "excludes": [".git", ".venv", "docs/images"]},
     )
     print(f"job {job}", file=sys.stderr)

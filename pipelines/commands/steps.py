@@ -18,7 +18,6 @@ from pipelines.lease import read_holder
 from pipelines.runner import Outcome, Plan, refuse_changes, run, say
 from pipelines.track import PipelineTracking
 
-
 ACTIONS = {"done": "reuse", "changed": "stop"}
 
 
@@ -44,7 +43,12 @@ def run_steps(options: argparse.Namespace) -> dict[str, Any]:
         cluster.attach()
         cluster.check_size({s.name: s.resources for s in steps if plan.touches(s.name)})
         cluster.check_shared(context.store.root, context.tracking_uri)
-    tracker = PipelineTracking(context.tracking_uri, f"{context.recipe.name}/{context.label}", {"recipe": context.recipe.name, "settings": options.sets}, _tags(context))
+    tracker = PipelineTracking(
+        context.tracking_uri,
+        f"{context.recipe.name}/{context.label}",
+        {"recipe": context.recipe.name, "settings": options.sets},
+        _tags(context),
+    )
     status = "FAILED"
     try:
         outcome = run(steps, context.label, context.store, plan, tracker, options.wait)
@@ -89,21 +93,37 @@ def _with_below(steps: list[Step], chosen: set[str]) -> set[str]:
 
 
 def _tags(context: Context) -> dict[str, str]:
-    return {"mvforge.recipe": context.recipe.name, "mvforge.label": context.label, "mvforge.store": str(context.store.root), "mvforge.git_commit": git_commit()}
+    return {
+        "mvforge.recipe": context.recipe.name,
+        "mvforge.label": context.label,
+        "mvforge.store": str(context.store.root),
+        "mvforge.git_commit": git_commit(),
+    }
 
 
 def _result(context: Context, outcome: Outcome, seconds: float) -> dict[str, Any]:
     return {
-        "recipe": context.recipe.name, "label": context.label, "store": str(context.store.root), "tracking_uri": context.tracking_uri,
-        "ran": outcome.ran, "seconds": round(seconds, 1),
+        "recipe": context.recipe.name,
+        "label": context.label,
+        "store": str(context.store.root),
+        "tracking_uri": context.tracking_uri,
+        "ran": outcome.ran,
+        "seconds": round(seconds, 1),
         "steps": {name: _step_result(context.store, record) for name, record in outcome.records.items()},
     }
 
 
 def _step_result(store: Store, record: Record) -> dict[str, Any]:
     return {
-        "path": str(store.data(record)), "label": record.label, "build_id": record.build_id, "completed": record.completed,
-        "failed": record.failed, "rejected": record.rejected, "seconds": record.seconds, "run_id": record.run_id, "facts": record.facts,
+        "path": str(store.data(record)),
+        "label": record.label,
+        "build_id": record.build_id,
+        "completed": record.completed,
+        "failed": record.failed,
+        "rejected": record.rejected,
+        "seconds": record.seconds,
+        "run_id": record.run_id,
+        "facts": record.facts,
     }
 
 
@@ -113,13 +133,17 @@ def _print_result(result: dict[str, Any]) -> None:
     if "register" in steps:
         print(f"model     {steps['register']['facts']['model']}")
     if "report" in steps:
-        print(f"report    {Path(steps['report']['path']) / 'report.html' if '://' not in steps['report']['path'] else steps['report']['path'] + '/report.html'}")
+        print(f"report    {steps['report']['path']}/report.html")
     print(f"tracking  {mlflow_command(result['tracking_uri'])}")
 
 
 def mlflow_command(uri: str) -> str:
     """What a person types or opens to see the runs."""
-    return uri if uri.startswith("http") else f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {uri}   (then open http://127.0.0.1:5000)"
+    return (
+        uri
+        if uri.startswith("http")
+        else f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {uri}   (then open http://127.0.0.1:5000)"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +162,8 @@ def plan_steps(options: argparse.Namespace) -> dict[str, Any]:
     context = Context.open(options.recipe, options.sets, options.label, options.store)
     decisions = decide_all(graph.build(context.recipe), context.label, context.store)
     planned = [
-        PlannedStep(d.step.name, d.state, ACTIONS.get(d.state, "run"), d.reason, _last_seconds(context.store, d.step.name)) for d in decisions
+        PlannedStep(d.step.name, d.state, ACTIONS.get(d.state, "run"), d.reason, _last_seconds(context.store, d.step.name))
+        for d in decisions
     ]
     rows = [dataclasses.asdict(each) for each in planned]
     if not options.json:
@@ -181,7 +206,13 @@ def _status_row(context: Context, decision: Decision) -> dict[str, Any]:
     elif decision.state == "waiting":
         state = "stale" if record is not None else "missing"
     counts = {key: getattr(record, key) if record is not None else None for key in ("completed", "failed", "rejected")}
-    return {"step": name, "state": state, **counts, "detail": detail, "path": str(context.store.data(record)) if record is not None else None}
+    return {
+        "step": name,
+        "state": state,
+        **counts,
+        "detail": detail,
+        "path": str(context.store.data(record)) if record is not None else None,
+    }
 
 
 def _table(rows: list[dict[str, Any]], columns: list[str]) -> None:
@@ -189,5 +220,3 @@ def _table(rows: list[dict[str, Any]], columns: list[str]) -> None:
     widths = [max(len(c), *(len(line[i]) for line in cells)) for i, c in enumerate(columns)]
     for line in [columns, *cells]:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-
-

@@ -34,14 +34,22 @@ def render_objects(options: argparse.Namespace) -> dict[str, Any]:
         listed, fetched = Location(scratch) / "catalog", Location(scratch) / "fetch"
         catalog.run(listing, out=listed, job=Job())
         fetch.run(fetch.FetchConfig(), catalog=listed, out=fetched, job=Job(cache=store / "_cache" / "fetch"))
-        summary = render.run(config, meshes=fetched, out=store, job=Job(resources=Resources(workers=options.workers), cache=store / "_cache" / "render"))
+        summary = render.run(
+            config, meshes=fetched, out=store, job=Job(resources=Resources(workers=options.workers), cache=store / "_cache" / "render")
+        )
     ledger = (store / "ledger.parquet").read_table(columns=["uid", "status", "reason", "detail"]).to_pylist()
     failures = [row for row in ledger if row["status"] != "ok"]
     if not options.json:
         print(f"{summary.completed} rendered, {summary.failed} failed -> {store}  (contact sheet: {store / 'sheet.webp'})")
         for row in failures:
             print(f"  {row['uid']}: {row['reason']}: {str(row['detail']).splitlines()[-1] if row['detail'] else ''}")
-    return {"completed": summary.completed, "failed": summary.failed, "rejected": summary.rejected, "store": str(store), "failures": failures}
+    return {
+        "completed": summary.completed,
+        "failed": summary.failed,
+        "rejected": summary.rejected,
+        "store": str(store),
+        "failures": failures,
+    }
 
 
 def export_one(options: argparse.Namespace) -> dict[str, Any]:
@@ -54,7 +62,10 @@ def export_one(options: argparse.Namespace) -> dict[str, Any]:
     store = ViewStore(Location(absolute(options.store, "the store")))
     if options.uid not in store:
         near = difflib.get_close_matches(options.uid, store.uids(), n=3, cutoff=0.2)
-        raise UserError(f"no object '{options.uid}' in {options.store}", f"the nearest are {', '.join(near)}" if near else "the store lists its objects in ledger.parquet")
+        raise UserError(
+            f"no object '{options.uid}' in {options.store}",
+            f"the nearest are {', '.join(near)}" if near else "the store lists its objects in ledger.parquet",
+        )
     export_views(store, options.uid, options.out)
     if not options.json:
         print(f"{options.out / 'transforms.json'}")

@@ -39,7 +39,10 @@ def later(module: str, function: str) -> Run:
 def add_verb(verbs: Any, name: str, run: Run, summary: str, example: str, details: str = "") -> argparse.ArgumentParser:
     """Add a verb; `run(options)` returns JSON-able results and prints its own text when `options.json` is off."""
     parser = verbs.add_parser(
-        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.\n\n{details}".rstrip(), epilog=f"example:\n  {example}",
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.\n\n{details}".rstrip(),
+        epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON alone on stdout; logs go to stderr")
@@ -50,7 +53,12 @@ def add_verb(verbs: Any, name: str, run: Run, summary: str, example: str, detail
 def add_step_verbs(verbs: Any) -> None:
     """run, plan, status."""
     runner = add_verb(
-        verbs, "run", later("steps", "run_steps"), "bring a recipe's steps up to date", "mvforge run tiny --set source=local:/data/objects", SELECTION
+        verbs,
+        "run",
+        later("steps", "run_steps"),
+        "bring a recipe's steps up to date",
+        "mvforge run tiny --set source=local:/data/objects",
+        SELECTION,
     )
     _recipe_arguments(runner)
     for option, text in (
@@ -59,15 +67,24 @@ def add_step_verbs(verbs: Any) -> None:
         ("--retry-failed", "build these again, failed items only"),
         ("--from", "only these and what is below them"),
     ):
-        runner.add_argument(option, action="append", default=[], metavar="STEP", dest=option.strip("-").replace("-", "_") + "_steps", help=text)
+        runner.add_argument(
+            option, action="append", default=[], metavar="STEP", dest=option.strip("-").replace("-", "_") + "_steps", help=text
+        )
     runner.add_argument("--wait", action="store_true", help="wait for another driver that builds the same step, instead of refusing")
     runner.add_argument("--settings", action="store_true", help="list every setting of the recipe with its value, and stop")
     planner = add_verb(
-        verbs, "plan", later("steps", "plan_steps"), "show what would run, what is reused, why, and how long it took before", "mvforge plan tiny"
+        verbs,
+        "plan",
+        later("steps", "plan_steps"),
+        "show what would run, what is reused, why, and how long it took before",
+        "mvforge plan tiny",
     )
     _recipe_arguments(planner)
     status = add_verb(
-        verbs, "status", later("steps", "show_status"), "show each step: done, running (by whom), stale, failed or missing, and where",
+        verbs,
+        "status",
+        later("steps", "show_status"),
+        "show each step: done, running (by whom), stale, failed or missing, and where",
         "mvforge status tiny",
     )
     _recipe_arguments(status)
@@ -87,7 +104,10 @@ def add_head_verbs(verbs: Any) -> None:
     )
     demo.set_defaults(status=lambda result: result["exit"])
     submit = add_verb(
-        verbs, "submit", later("head", "submit_job"), "submit a run as a Ray job and follow its log",
+        verbs,
+        "submit",
+        later("head", "submit_job"),
+        "submit a run as a Ray job and follow its log",
         "mvforge submit --address http://127.0.0.1:8265 tiny --set catalog.seed=1",
         "Everything after the recipe is passed to `mvforge run`. Ctrl-C stops the job; the head stays up.",
     )
@@ -102,7 +122,10 @@ def add_head_verbs(verbs: Any) -> None:
 def add_tool_verbs(verbs: Any) -> None:
     """render, export-views, reconstruct, score-views, score-mesh."""
     render = add_verb(
-        verbs, "render", later("tools", "render_objects"), "render every .glb/.gltf of a source to views with cameras",
+        verbs,
+        "render",
+        later("tools", "render_objects"),
+        "render every .glb/.gltf of a source to views with cameras",
         "mvforge render --source local:/data/objects --store /data/views --resolution 256",
         "An interrupted call goes on where it was; files that cannot be rendered are listed with their reasons.",
     )
@@ -116,14 +139,20 @@ def add_tool_verbs(verbs: Any) -> None:
     render.add_argument("--workers", type=int, default=2, help="Blender processes (default 2)")
     render.set_defaults(status=lambda result: 0 if result["failed"] <= result["completed"] else 1)
     export = add_verb(
-        verbs, "export-views", later("tools", "export_one"), "write one object's views as PNG files with transforms.json (nerfstudio)",
+        verbs,
+        "export-views",
+        later("tools", "export_one"),
+        "write one object's views as PNG files with transforms.json (nerfstudio)",
         "mvforge export-views water_bottle-e3e55e7f --store /data/views --out bottle",
     )
     export.add_argument("uid", help="the object; an unknown one is answered with the nearest")
     export.add_argument("--store", required=True, help="what `mvforge render` or a render step wrote")
     export.add_argument("--out", required=True, type=Path)
     rebuild = add_verb(
-        verbs, "reconstruct", later("tools", "reconstruct"), "turn a folder of RGBA views with transforms.json into a coloured GLB",
+        verbs,
+        "reconstruct",
+        later("tools", "reconstruct"),
+        "turn a folder of RGBA views with transforms.json into a coloured GLB",
         "mvforge reconstruct --views bottle --out bottle.glb",
     )
     rebuild.add_argument("--views", required=True, type=Path)
@@ -131,16 +160,26 @@ def add_tool_verbs(verbs: Any) -> None:
     rebuild.add_argument("--votes", type=int, help="views that may contradict a cell before it goes (default: 1 from 16 views on, else 0)")
     rebuild.add_argument("--out", required=True, type=Path)
     views = add_verb(
-        verbs, "score-views", later("tools", "score_pictures"), "compare two folders of RGBA pictures",
-        "mvforge score-views --reference truth --generated mine --json", IMAGE_HELP,
+        verbs,
+        "score-views",
+        later("tools", "score_pictures"),
+        "compare two folders of RGBA pictures",
+        "mvforge score-views --reference truth --generated mine --json",
+        IMAGE_HELP,
     )
     _pair_arguments(views)
     mesh = add_verb(
-        verbs, "score-mesh", later("tools", "score_meshes"), "compare two meshes (.glb, .gltf, .ply, .obj)",
-        "mvforge score-mesh --reference a.glb --generated b.glb", MESH_HELP,
+        verbs,
+        "score-mesh",
+        later("tools", "score_meshes"),
+        "compare two meshes (.glb, .gltf, .ply, .obj)",
+        "mvforge score-mesh --reference a.glb --generated b.glb",
+        MESH_HELP,
     )
     _pair_arguments(mesh)
-    mesh.add_argument("--normalize", choices=("unit-cube", "bbox-each"), help="bring both by the reference's box, or each by its own, to the unit cube")
+    mesh.add_argument(
+        "--normalize", choices=("unit-cube", "bbox-each"), help="bring both by the reference's box, or each by its own, to the unit cube"
+    )
 
 
 def _pair_arguments(parser: argparse.ArgumentParser) -> None:

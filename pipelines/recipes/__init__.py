@@ -18,5 +18,7 @@ def by_name(name: str) -> Recipe:
     """The recipe of that name. Raises UserError with the nearest name when there is none."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.4)
-        raise UserError(f"there is no recipe '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""), f"choose from {', '.join(RECIPES)}")
+        raise UserError(
+            f"there is no recipe '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""), f"choose from {', '.join(RECIPES)}"
+        )
     return RECIPES[name]()

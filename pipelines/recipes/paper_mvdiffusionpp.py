@@ -19,19 +19,46 @@ GPUS = 128  # section 6
 
 def recipe() -> Recipe:
     """16 nodes of 8 GPUs."""
+
     def unet(stage: str, steps: int, schedule: str, lr: float) -> TrainConfig:
         # Batch 1024 (section 6), read as objects; AdamW, warm-up, cosine, clip, EMA and the steps per stage are our choice.
         return TrainConfig(
-            method="mvdiffusionpp", stage=stage, steps=steps, global_batch=1024, micro_batch=1, lr=lr, warmup_steps=1000,
-            schedule="cosine" if schedule == "cosine" else "constant", clip=1.0, ema_decay=0.9999, precision="bf16", zero_stage=2,
-            validate_every=2500, validate_objects=64, checkpoint_every=1000, log_every=50,
+            method="mvdiffusionpp",
+            stage=stage,
+            steps=steps,
+            global_batch=1024,
+            micro_batch=1,
+            lr=lr,
+            warmup_steps=1000,
+            schedule="cosine" if schedule == "cosine" else "constant",
+            clip=1.0,
+            ema_decay=0.9999,
+            precision="bf16",
+            zero_stage=2,
+            validate_every=2500,
+            validate_objects=64,
+            checkpoint_every=1000,
+            log_every=50,
         )
 
     train = {
         # Section 5.4: base learning rate 4.5e-6, batch 64 pictures, 60,000 iterations (one picture per example, see `model`).
         "mvae": TrainConfig(
-            method="mvdiffusionpp", stage="mvae", steps=60_000, global_batch=64, micro_batch=1, lr=4.5e-6, betas=(0.5, 0.9), weight_decay=0.0,
-            schedule="constant", ema_decay=0.999, precision="bf16", validate_every=2500, validate_objects=64, checkpoint_every=1000, log_every=50,
+            method="mvdiffusionpp",
+            stage="mvae",
+            steps=60_000,
+            global_batch=64,
+            micro_batch=1,
+            lr=4.5e-6,
+            betas=(0.5, 0.9),
+            weight_decay=0.0,
+            schedule="constant",
+            ema_decay=0.999,
+            precision="bf16",
+            validate_every=2500,
+            validate_objects=64,
+            checkpoint_every=1000,
+            log_every=50,
         ),
         "unet1": unet("unet1", 100_000, "cosine", 7e-5),
         "unet2": unet("unet2", 50_000, "cosine", 7e-5),
@@ -39,7 +66,10 @@ def recipe() -> Recipe:
     }
     gpu = Resources(workers=GPUS, cpus=8.0, gpus=1.0)
     return Recipe(
-        name="paper_mvdiffusionpp", method="mvdiffusionpp", model=replace(paper(), vae_views=1), train=train,
+        name="paper_mvdiffusionpp",
+        method="mvdiffusionpp",
+        model=replace(paper(), vae_views=1),
+        train=train,
         catalog=CatalogConfig(source="objaverse", count=72_000, val_fraction=0.005, test_fraction=0.005),
         render=RenderConfig(resolution=512, samples=32, num_conditions=10),
         generate=GenerateConfig(sampler="ddpm", steps=75),  # section 6

@@ -11,21 +11,53 @@ from training.methods.mvdiffusionpp_config import small
 
 def recipe() -> Recipe:
     """A scaled copy of the paper's run for a single device."""
+
     def unet(stage: str, steps: int, lr: float) -> TrainConfig:
         return TrainConfig(
-            method="mvdiffusionpp", stage=stage, steps=steps, global_batch=64, micro_batch=16, lr=lr, warmup_steps=200, ema_decay=0.999,
-            precision="bf16", validate_every=500, validate_objects=16, checkpoint_every=500,
+            method="mvdiffusionpp",
+            stage=stage,
+            steps=steps,
+            global_batch=64,
+            micro_batch=16,
+            lr=lr,
+            warmup_steps=200,
+            ema_decay=0.999,
+            precision="bf16",
+            validate_every=500,
+            validate_objects=16,
+            checkpoint_every=500,
         )
 
     train = {
         "mvae": TrainConfig(
-            method="mvdiffusionpp", stage="mvae", steps=4000, global_batch=32, micro_batch=16, lr=2e-4, warmup_steps=200,
-            ema_decay=0.999, precision="bf16", validate_every=500, validate_objects=16, checkpoint_every=500,
+            method="mvdiffusionpp",
+            stage="mvae",
+            steps=4000,
+            global_batch=32,
+            micro_batch=16,
+            lr=2e-4,
+            warmup_steps=200,
+            ema_decay=0.999,
+            precision="bf16",
+            validate_every=500,
+            validate_objects=16,
+            checkpoint_every=500,
         ),
-        "unet1": unet("unet1", 6000, 2e-4), "unet2": unet("unet2", 6000, 2e-4), "unet3": unet("unet3", 6000, 1e-4),
+        "unet1": unet("unet1", 6000, 2e-4),
+        "unet2": unet("unet2", 6000, 2e-4),
+        "unet3": unet("unet3", 6000, 1e-4),
     }
     return Recipe(
-        name="small", method="mvdiffusionpp", model=small(), train=train, catalog=CatalogConfig(count=4000),
-        render=RenderConfig(resolution=128, samples=16, num_conditions=10), generate=GenerateConfig(steps=25),
-        resources={"train": Resources(workers=1, gpus=1.0), "encode": Resources(workers=1, gpus=1.0), "generate": Resources(workers=1, gpus=1.0)},
+        name="small",
+        method="mvdiffusionpp",
+        model=small(),
+        train=train,
+        catalog=CatalogConfig(count=4000),
+        render=RenderConfig(resolution=128, samples=16, num_conditions=10),
+        generate=GenerateConfig(steps=25),
+        resources={
+            "train": Resources(workers=1, gpus=1.0),
+            "encode": Resources(workers=1, gpus=1.0),
+            "generate": Resources(workers=1, gpus=1.0),
+        },
     )

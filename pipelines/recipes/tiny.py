@@ -17,15 +17,28 @@ def recipe() -> Recipe:
     """24 procedural objects at 64 px, 8x8 latents, two ZeRO workers."""
     train = {
         "mvae": TrainConfig(
-            method="mvdiffusionpp", stage="mvae", steps=200, global_batch=8, micro_batch=4, lr=2e-3, warmup_steps=10, zero_stage=2,
-            ema_decay=0.98, validate_every=100, validate_objects=4, checkpoint_every=100,
+            method="mvdiffusionpp",
+            stage="mvae",
+            steps=200,
+            global_batch=8,
+            micro_batch=4,
+            lr=2e-3,
+            warmup_steps=10,
+            zero_stage=2,
+            ema_decay=0.98,
+            validate_every=100,
+            validate_objects=4,
+            checkpoint_every=100,
         ),
         "unet1": _unet("unet1", steps=150, lr=1e-3),
         "unet2": _unet("unet2", steps=100, lr=1e-3),
         "unet3": _unet("unet3", steps=100, lr=5e-4),
     }
     return Recipe(
-        name="tiny", method="mvdiffusionpp", model=tiny(), train=train,
+        name="tiny",
+        method="mvdiffusionpp",
+        model=tiny(),
+        train=train,
         catalog=CatalogConfig(source="procedural", count=24),
         render=RenderConfig(resolution=64, samples=8, num_conditions=4),
         generate=GenerateConfig(steps=20, quality_note=NOTE),
@@ -38,6 +51,16 @@ def recipe() -> Recipe:
 
 def _unet(stage: str, steps: int, lr: float) -> TrainConfig:
     return TrainConfig(
-        method="mvdiffusionpp", stage=stage, steps=steps, global_batch=8, micro_batch=4, lr=lr, warmup_steps=10, zero_stage=2,
-        ema_decay=0.95, validate_every=50, validate_objects=4, checkpoint_every=50,
+        method="mvdiffusionpp",
+        stage=stage,
+        steps=steps,
+        global_batch=8,
+        micro_batch=4,
+        lr=lr,
+        warmup_steps=10,
+        zero_stage=2,
+        ema_decay=0.95,
+        validate_every=50,
+        validate_objects=4,
+        checkpoint_every=50,
     )

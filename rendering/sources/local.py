@@ -53,8 +53,16 @@ def _reference(path: Path, folder: Path, extra: str = "") -> ObjectRef:
         return ObjectRef(uid=uid, source=LOCAL, uri=_text(path), group=f"path-{_text(relative)}", category=category)
     licence, attribution = _licence(path)
     return ObjectRef(
-        uid=f"{file_safe(path.stem)}-{sha256[:8]}{extra}", source=LOCAL, uri=_text(path), group=sha256, sha256=sha256, category=category,
-        licence=licence, attribution=attribution, caption=file_safe(path.stem).replace("_", " ").replace("-", " "), bytes=size,
+        uid=f"{file_safe(path.stem)}-{sha256[:8]}{extra}",
+        source=LOCAL,
+        uri=_text(path),
+        group=sha256,
+        sha256=sha256,
+        category=category,
+        licence=licence,
+        attribution=attribution,
+        caption=file_safe(path.stem).replace("_", " ").replace("-", " "),
+        bytes=size,
     )
 
 

@@ -26,8 +26,13 @@ from rendering.sources.base import OBJAVERSE, UNKNOWN_LICENCE, Fetched, FetchErr
 BASE_URL = "https://huggingface.co/datasets/allenai/objaverse/resolve/main"
 OBJECT_PATHS, LVIS = "object-paths.json.gz", "lvis-annotations.json.gz"
 LICENCES = {
-    "by": "CC-BY-4.0", "by-sa": "CC-BY-SA-4.0", "by-nd": "CC-BY-ND-4.0", "by-nc": "CC-BY-NC-4.0", "by-nc-sa": "CC-BY-NC-SA-4.0",
-    "by-nc-nd": "CC-BY-NC-ND-4.0", "cc0": "CC0-1.0",
+    "by": "CC-BY-4.0",
+    "by-sa": "CC-BY-SA-4.0",
+    "by-nd": "CC-BY-ND-4.0",
+    "by-nc": "CC-BY-NC-4.0",
+    "by-nc-sa": "CC-BY-NC-SA-4.0",
+    "by-nc-nd": "CC-BY-NC-ND-4.0",
+    "cc0": "CC0-1.0",
 }
 """The annotations' short names; Sketchfab grants its Creative Commons licences in version 4.0."""
 
@@ -131,8 +136,16 @@ def choose_uids(index: Index, uids: Iterable[str], categories: Iterable[str]) ->
 
 
 def list_objects(
-    index: Index, *, uids: Iterable[str] = (), categories: tuple[str, ...] = (), licences: tuple[str, ...] = (),
-    min_faces: int = 0, max_faces: int = 0, limit: int = 0, seed: int = 0, checksums: dict[str, str] | None = None,
+    index: Index,
+    *,
+    uids: Iterable[str] = (),
+    categories: tuple[str, ...] = (),
+    licences: tuple[str, ...] = (),
+    min_faces: int = 0,
+    max_faces: int = 0,
+    limit: int = 0,
+    seed: int = 0,
+    checksums: dict[str, str] | None = None,
 ) -> list[ObjectRef]:
     """The chosen objects that pass the filters, at most `limit` of them (0 = all).
 
@@ -148,10 +161,7 @@ def list_objects(
     if limit:
         kept = _smallest(kept, limit, seed)
     checksums = checksums or {}
-    return [
-        _reference(uid, _uri(index, paths, uid), annotations.get(uid, {}), category_of.get(uid), checksums.get(uid))
-        for uid in kept
-    ]
+    return [_reference(uid, _uri(index, paths, uid), annotations.get(uid, {}), category_of.get(uid), checksums.get(uid)) for uid in kept]
 
 
 def _uri(index: Index, paths: dict[str, str], uid: str) -> str:
@@ -181,9 +191,15 @@ def _reference(uid: str, uri: str, annotation: dict[str, Any], category: str | N
     named = [part for part in (annotation.get("name"), author and f"by {author}", page) if part]
     categories = [entry.get("name", "") for entry in annotation.get("categories") or []]
     return ObjectRef(
-        uid=uid, source=OBJAVERSE, uri=uri, group=sha256 or f"objaverse-{uid}", sha256=sha256,
-        category=category or (categories[0] if categories else ""), licence=_licence(annotation) if annotation else UNKNOWN_LICENCE,
-        attribution=", ".join(named), caption=str(annotation.get("name") or ""),
+        uid=uid,
+        source=OBJAVERSE,
+        uri=uri,
+        group=sha256 or f"objaverse-{uid}",
+        sha256=sha256,
+        category=category or (categories[0] if categories else ""),
+        licence=_licence(annotation) if annotation else UNKNOWN_LICENCE,
+        attribution=", ".join(named),
+        caption=str(annotation.get("name") or ""),
     )
 
 
@@ -218,8 +234,11 @@ def fetch_object(reference: ObjectRef, folder: Path, package_cache: Path, policy
     if present is not None:
         return present
     return download(
-        reference.uri, lambda sha256: folder / f"{reference.uid}-{sha256[:8]}.glb", sha256=reference.sha256,
-        check=_check_glb, policy=policy,
+        reference.uri,
+        lambda sha256: folder / f"{reference.uid}-{sha256[:8]}.glb",
+        sha256=reference.sha256,
+        check=_check_glb,
+        policy=policy,
     )
 
 

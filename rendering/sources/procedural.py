@@ -43,9 +43,14 @@ def _reference(family: str, seed: int, index: int) -> ObjectRef:
     draw, _ = _design(family, seed, index)
     digest = draw.digest()
     return ObjectRef(
-        uid=f"{family}-{index:05d}-{digest[:8]}", source=PROCEDURAL, uri=f"procedural://{VERSION}/{family}/{seed}/{index}",
-        group=f"procedural-{VERSION}-{family}-{digest[:32]}", category=family, licence=LICENCE,
-        attribution="mvforge procedural generator", caption=f"a toy {family}",
+        uid=f"{family}-{index:05d}-{digest[:8]}",
+        source=PROCEDURAL,
+        uri=f"procedural://{VERSION}/{family}/{seed}/{index}",
+        group=f"procedural-{VERSION}-{family}-{digest[:32]}",
+        category=family,
+        licence=LICENCE,
+        attribution="mvforge procedural generator",
+        caption=f"a toy {family}",
     )
 
 

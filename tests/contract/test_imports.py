@@ -9,9 +9,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ["pipelines", "evaluation", "training", "rendering", "infra"]
 STEPS = {
-    "rendering/catalog.py", "rendering/fetch.py", "rendering/render.py", "rendering/curate.py",
-    "training/train.py", "training/encode.py", "training/register.py",
-    "evaluation/generate.py", "evaluation/reconstruct.py", "evaluation/score.py", "evaluation/gate.py", "evaluation/report.py",
+    "rendering/catalog.py",
+    "rendering/fetch.py",
+    "rendering/render.py",
+    "rendering/curate.py",
+    "training/train.py",
+    "training/encode.py",
+    "training/register.py",
+    "evaluation/generate.py",
+    "evaluation/reconstruct.py",
+    "evaluation/score.py",
+    "evaluation/gate.py",
+    "evaluation/report.py",
 }
 # Outside package -> files that may import it.
 DOORS = {

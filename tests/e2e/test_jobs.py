@@ -40,7 +40,15 @@ def ray_job(head: cluster.Head, *words: str) -> subprocess.CompletedProcess[str]
 def test_the_portable_form(headed):
     chain, head = headed
     answer = ray_job(
-        head, "--working-dir", ".", "--runtime-env-json", f'{{"env_vars": {{"MVFORGE_HOME": "{chain.home}"}}}}', "--", "python", "pipelines/full.py", "smoke"
+        head,
+        "--working-dir",
+        ".",
+        "--runtime-env-json",
+        f'{{"env_vars": {{"MVFORGE_HOME": "{chain.home}"}}}}',
+        "--",
+        "python",
+        "pipelines/full.py",
+        "smoke",
     )
     assert answer.returncode == 0, answer.stdout[-3000:] + answer.stderr[-3000:]
     assert "0 steps run, 15 reused" in answer.stdout
@@ -65,7 +73,12 @@ def test_a_failing_step_gives_a_failing_job(headed):
 def test_submit_follows_the_log_and_carries_the_store(headed):
     chain, _ = headed
     answer = subprocess.run(
-        [sys.executable, "-m", "pipelines", "submit", "smoke"], env=chain.environment, cwd=chain.home, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "pipelines", "submit", "smoke"],
+        env=chain.environment,
+        cwd=chain.home,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert answer.returncode == 0, answer.stderr[-3000:]
     assert str(chain.store) in answer.stderr and "0 steps run, 15 reused" in answer.stderr
@@ -77,8 +90,17 @@ def test_ray_job_stop_then_run_again(headed, tmp_path):
     home = tmp_path / "home"
     job = "stop-me"
     started = ray_job(
-        head, "--no-wait", "--submission-id", job, "--runtime-env-json", f'{{"env_vars": {{"MVFORGE_HOME": "{home}"}}}}',
-        "--", "pipelines/full.py", "smoke", "--only", "data",
+        head,
+        "--no-wait",
+        "--submission-id",
+        job,
+        "--runtime-env-json",
+        f'{{"env_vars": {{"MVFORGE_HOME": "{home}"}}}}',
+        "--",
+        "pipelines/full.py",
+        "smoke",
+        "--only",
+        "data",
     )
     assert started.returncode == 0, started.stderr
     pieces = home / "store" / "render" / "_cache"

@@ -44,7 +44,11 @@ def test_killed_while_rendering(tmp_path: Path, ray_cluster):
     result = chain.mvforge("run", "smoke", "--only", "data")
     assert result["steps"]["render"]["completed"] == 6
     assert result["steps"]["render"]["facts"]["rendered_now"] <= 4, "what was finished must not be rendered again"
-    rows = [row for part in sorted(chain.data("render").glob("part-*.parquet")) for row in pq.read_table(part, columns=["uid", "images"]).to_pylist()]
+    rows = [
+        row
+        for part in sorted(chain.data("render").glob("part-*.parquet"))
+        for row in pq.read_table(part, columns=["uid", "images"]).to_pylist()
+    ]
     assert Counter(row["uid"] for row in rows) == Counter({row["uid"]: 1 for row in rows}) and len(rows) == 6
     assert all(len(row["images"]) == 34 for row in rows)
     ledger = pq.read_table(chain.data("render") / "ledger.parquet", columns=["uid", "status"]).to_pylist()

@@ -9,7 +9,11 @@ from infra import tracking
 
 pytestmark = [pytest.mark.ray, pytest.mark.blender, pytest.mark.slow]
 
-STEPS = "catalog fetch render curate train.mvae encode train.unet1 train.unet2 train.unet3 register generate reconstruct score gate report".split()
+STEPS = [
+    *("catalog", "fetch", "render", "curate"),
+    *("train.mvae", "encode", "train.unet1", "train.unet2", "train.unet3", "register"),
+    *("generate", "reconstruct", "score", "gate", "report"),
+]
 
 
 def states(chain, *arguments):
@@ -109,7 +113,9 @@ def test_growing_the_catalog_renders_only_new_objects(chain):
 def test_a_model_chosen_by_alias_is_used_and_recorded(chain):
     uri = tracking.default_uri(chain.store)
     tracking.set_alias(uri, tracking.resolve(uri, "models:/mvforge/1"), "chosen")
-    result = chain.mvforge("run", "smoke", "--only", "generate", "--set", "generate.model=models:/mvforge@chosen", "--set", "generate.seed=7")
+    result = chain.mvforge(
+        "run", "smoke", "--only", "generate", "--set", "generate.model=models:/mvforge@chosen", "--set", "generate.seed=7"
+    )
     assert result["ran"] == ["generate"]
     label = result["label"]
     assert chain.record("generate", label)["config"]["model"] == "models:/mvforge/1"

@@ -44,8 +44,12 @@ def colored_box(extents=(1.0, 0.6, 0.8)) -> trimesh.Trimesh:
     body = body.subdivide().subdivide()
     normals = np.round(body.face_normals).astype(int)
     colors = {
-        (0, -1, 0): (220, 20, 20), (0, 1, 0): (20, 220, 20), (1, 0, 0): (20, 20, 220), (-1, 0, 0): (220, 220, 20),
-        (0, 0, 1): (250, 250, 250), (0, 0, -1): (5, 5, 5),
+        (0, -1, 0): (220, 20, 20),
+        (0, 1, 0): (20, 220, 20),
+        (1, 0, 0): (20, 20, 220),
+        (-1, 0, 0): (220, 220, 20),
+        (0, 0, 1): (250, 250, 250),
+        (0, 0, -1): (5, 5, 5),
     }
     body.visual.face_colors = [(*colors[tuple(n)], 255) for n in normals]
     return body
@@ -57,8 +61,16 @@ def rendered(uid: str, body: trimesh.Trimesh, size_px: int = 48, condition_azimu
     elevation, radius = np.append(ELEVATIONS_DEG, 10.0), np.append(np.full(32, 1.5), 1.8)
     camera = orbit(azimuth, elevation, radius, 60.0)
     return ViewSet(
-        uid, photograph(body, camera, size_px), camera, (TARGET,) * 32 + (CONDITION,), azimuth, elevation, radius,
-        rig="mvdiffusionpp", origin="raycast", mesh=plain(body),
+        uid,
+        photograph(body, camera, size_px),
+        camera,
+        (TARGET,) * 32 + (CONDITION,),
+        azimuth,
+        elevation,
+        radius,
+        rig="mvdiffusionpp",
+        origin="raycast",
+        mesh=plain(body),
     )
 
 
@@ -70,6 +82,14 @@ def generated(reference: ViewSet, condition: int = 32) -> ViewSet:
     views = turned.select(order)
     facts = {"reference_azimuth_deg": azimuth_deg, "conditions": [condition]}
     return ViewSet(
-        views.uid, views.rgba, orbit(AZIMUTHS_DEG, ELEVATIONS_DEG, 1.5, 60.0), views.roles, AZIMUTHS_DEG, ELEVATIONS_DEG, views.radius,
-        rig="mvdiffusionpp", origin="models:/toy/1", facts=facts,
+        views.uid,
+        views.rgba,
+        orbit(AZIMUTHS_DEG, ELEVATIONS_DEG, 1.5, 60.0),
+        views.roles,
+        AZIMUTHS_DEG,
+        ELEVATIONS_DEG,
+        views.radius,
+        rig="mvdiffusionpp",
+        origin="models:/toy/1",
+        facts=facts,
     )

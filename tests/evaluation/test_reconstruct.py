@@ -205,10 +205,19 @@ def test_folder_tool_reads_camera_angle_and_names_without_suffix(box_views, tmp_
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        ("no transforms", "no transforms.json"), ("not json", "transforms.json"), ("one frame", "fewer than two"), ("no file", "007.png"),
-        ("no alpha", "007.png has no alpha"), ("size", "007.png is 20 x 20"), ("broken picture", "cannot read .*007.png"),
-        ("nan pose", "007.png"), ("no pose", "007.png"), ("no focal", "focal length"), ("distortion", "distortion"),
-        ("empty masks", "empty_hull"), ("suffix", "does not end in .glb"),
+        ("no transforms", "no transforms.json"),
+        ("not json", "transforms.json"),
+        ("one frame", "fewer than two"),
+        ("no file", "007.png"),
+        ("no alpha", "007.png has no alpha"),
+        ("size", "007.png is 20 x 20"),
+        ("broken picture", "cannot read .*007.png"),
+        ("nan pose", "007.png"),
+        ("no pose", "007.png"),
+        ("no focal", "focal length"),
+        ("distortion", "distortion"),
+        ("empty masks", "empty_hull"),
+        ("suffix", "does not end in .glb"),
     ],
 )
 def test_folder_tool_names_what_is_wrong(harm, words, box_views, tmp_path):

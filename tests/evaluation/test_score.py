@@ -59,8 +59,11 @@ def world(tmp_path_factory) -> dict[str, Location]:
     grey[..., :3] = 128
     moved_camera = orbit(made.azimuth_deg + 3.0, made.elevation_deg, 1.5, 60.0)
     results = [
-        made, replace(made, uid="grey", rgba=grey), replace(made, uid="blank", rgba=np.zeros_like(made.rgba)),
-        replace(made, uid="small", rgba=small), replace(made, uid="moved", camera=moved_camera),
+        made,
+        replace(made, uid="grey", rgba=grey),
+        replace(made, uid="blank", rgba=np.zeros_like(made.rgba)),
+        replace(made, uid="small", rgba=small),
+        replace(made, uid="moved", camera=moved_camera),
     ]
     uids = [one.uid for one in results] + ["lost"]
     places = {name: base / name for name in ("reference", "generated", "meshes", "model")}
@@ -208,7 +211,8 @@ def test_a_model_trained_on_scored_objects_is_refused(world, tmp_path):
 @pytest.mark.parametrize(
     ("version", "reason"),
     [
-        (None, "no registered model"), ({"uri": "models:/toy/2", "uids": ["grey"]}, "made by models:/toy/1"),
+        (None, "no registered model"),
+        ({"uri": "models:/toy/2", "uids": ["grey"]}, "made by models:/toy/1"),
         ({"uri": "models:/toy/1"}, "does not tell"),
     ],
 )

@@ -71,10 +71,16 @@ def test_unused_vertices_do_not_enter_the_box(box, tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("absent.glb", "no such file: .*absent.glb"), ("kind.stl", "kind.stl is not a mesh file"),
-        ("text.glb", "text.glb"), ("text.ply", "text.ply"),
-        ("empty.obj", "empty.obj"), ("points.ply", "points.ply"), ("nan.ply", "nan.ply has 1 vertices that are not finite"),
-        ("flat.ply", "flat.ply has no area"), ("cut.glb", "cut.glb"), ("draco.gltf", "draco.gltf needs KHR_draco_mesh_compression"),
+        ("absent.glb", "no such file: .*absent.glb"),
+        ("kind.stl", "kind.stl is not a mesh file"),
+        ("text.glb", "text.glb"),
+        ("text.ply", "text.ply"),
+        ("empty.obj", "empty.obj"),
+        ("points.ply", "points.ply"),
+        ("nan.ply", "nan.ply has 1 vertices that are not finite"),
+        ("flat.ply", "flat.ply has no area"),
+        ("cut.glb", "cut.glb"),
+        ("draco.gltf", "draco.gltf needs KHR_draco_mesh_compression"),
     ],
 )
 def test_wrong_input_names_the_file(box, name, words, tmp_path):

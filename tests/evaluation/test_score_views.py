@@ -62,11 +62,16 @@ def test_palette_and_grey_pictures_with_alpha_are_read(folders):
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        ("missing", "no partner in the generated folder: .*002.png"), ("extra", "no partner in the reference folder: .*009.png"),
-        ("alpha", "generated/002.png has no alpha"), ("size", "24 x 24 px, .*generated/002.png is 20 x 24"),
+        ("missing", "no partner in the generated folder: .*002.png"),
+        ("extra", "no partner in the reference folder: .*009.png"),
+        ("alpha", "generated/002.png has no alpha"),
+        ("size", "24 x 24 px, .*generated/002.png is 20 x 24"),
         ("broken", "cannot read .*generated/002.png"),
-        ("text", "cannot read .*generated/002.png"), ("empty", "no pictures in .*generated"), ("absent", "no such folder: .*generated"),
-        ("tiny", "002.png is 8 x 8 px"), ("twice", "have one name"),
+        ("text", "cannot read .*generated/002.png"),
+        ("empty", "no pictures in .*generated"),
+        ("absent", "no such folder: .*generated"),
+        ("tiny", "002.png is 8 x 8 px"),
+        ("twice", "have one name"),
     ],
 )
 def test_wrong_input_names_the_file(folders, harm, words):

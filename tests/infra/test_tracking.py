@@ -32,8 +32,16 @@ def stored(run):
 
 def register(run, generator, build_id, name="model", **more):
     return tracking.register(
-        run.tracking_uri, name=name, folder=generator, loader_module="training.served", tags={"recipe": "tiny"}, description="d", run=run,
-        build_id=build_id, **COLUMNS, **more,
+        run.tracking_uri,
+        name=name,
+        folder=generator,
+        loader_module="training.served",
+        tags={"recipe": "tiny"},
+        description="d",
+        run=run,
+        build_id=build_id,
+        **COLUMNS,
+        **more,
     )
 
 
@@ -102,7 +110,8 @@ def test_download_brings_the_generator_folder(run, generator, tmp_path):
     for _ in range(2):
         folder = tracking.download(run.tracking_uri, version, tmp_path / "target")
     assert {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()} == {
-        "unet/model.txt": "numbers", "settings.json": "{}",
+        "unet/model.txt": "numbers",
+        "settings.json": "{}",
     }
     assert [p.name for p in (tmp_path / "target").iterdir()] == ["generator"]
 

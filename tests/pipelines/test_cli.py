@@ -72,7 +72,9 @@ def test_json_is_alone_on_stdout(tmp_path):
     assert [row["action"] for row in plan["steps"]] == ["run"] * 15
 
 
-@pytest.mark.parametrize("verb", ["run", "plan", "status", "demo", "submit", "up", "down", "render", "export-views", "reconstruct", "score-views", "score-mesh"])
+@pytest.mark.parametrize(
+    "verb", ["run", "plan", "status", "demo", "submit", "up", "down", "render", "export-views", "reconstruct", "score-views", "score-mesh"]
+)
 def test_every_verb_explains_itself_with_an_example(verb, capsys):
     with pytest.raises(SystemExit) as ended:
         main([verb, "--help"])
@@ -82,5 +84,7 @@ def test_every_verb_explains_itself_with_an_example(verb, capsys):
 
 def test_help_needs_none_of_the_heavy_packages():
     code = "import sys; import pipelines.__main__; print([m for m in ('torch', 'ray', 'mlflow', 'deepspeed') if m in sys.modules])"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True
+    )
     assert answer.stdout.strip() == "[]"

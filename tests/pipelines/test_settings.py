@@ -14,7 +14,14 @@ def tiny():
 
 def test_values_take_the_type_of_their_field(tiny):
     changed = apply(
-        tiny, ["render.resolution=128", "train.unet1.lr=0.5", "generate.model=models:/mvforge@chosen", "generate.max_objects=none", "source=local:/data"]
+        tiny,
+        [
+            "render.resolution=128",
+            "train.unet1.lr=0.5",
+            "generate.model=models:/mvforge@chosen",
+            "generate.max_objects=none",
+            "source=local:/data",
+        ],
     )
     assert changed.render.resolution == 128 and isinstance(changed.render.resolution, int)
     assert changed.train["unet1"].lr == 0.5 and changed.train["unet2"].lr == tiny.train["unet2"].lr
@@ -76,5 +83,9 @@ def test_the_graph_is_the_documented_chain():
 
     names = [step.name for step in graph.build(recipes.by_name("tiny"))]
     assert names == (
-        "catalog fetch render curate train.mvae encode train.unet1 train.unet2 train.unet3 register generate reconstruct score gate report".split()
+        [
+            *("catalog", "fetch", "render", "curate"),
+            *("train.mvae", "encode", "train.unet1", "train.unet2", "train.unet3", "register"),
+            *("generate", "reconstruct", "score", "gate", "report"),
+        ]
     )

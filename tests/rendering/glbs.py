@@ -42,11 +42,11 @@ def write(path: Path, *meshes: trimesh.Trimesh, edit: Callable[[dict], None] | N
 def edited(data: bytes, edit: Callable[[dict], None]) -> bytes:
     """The GLB with its JSON chunk changed in place by `edit`."""
     length = struct.unpack("<I", data[12:16])[0]
-    description = json.loads(data[20:20 + length])
+    description = json.loads(data[20 : 20 + length])
     edit(description)
     text = json.dumps(description).encode()
     text += b" " * (-len(text) % 4)
-    rest = data[20 + length:]
+    rest = data[20 + length :]
     return b"glTF" + struct.pack("<II", 2, 20 + len(text) + len(rest)) + struct.pack("<I", len(text)) + b"JSON" + text + rest
 
 

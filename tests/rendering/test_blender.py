@@ -91,7 +91,8 @@ def test_known_corners_land_within_half_a_pixel(worker, tmp_path, rig):
 
 
 @pytest.mark.parametrize(
-    ("albedo", "light", "level"), [(1.0, "white", 255), (0.5, "white", 188), (1.0, "syncdreamer", 188), (0.2, "white", 124)],
+    ("albedo", "light", "level"),
+    [(1.0, "white", 255), (0.5, "white", 188), (1.0, "syncdreamer", 188), (0.2, "white", 124)],
 )
 def test_levels_of_a_diffuse_sphere(worker, tmp_path, albedo, light, level):
     sphere = glbs.coloured(trimesh.creation.icosphere(4), [albedo] * 3)
@@ -222,7 +223,9 @@ def test_files_that_cannot_be_rendered_say_why_and_harm_nobody(worker, tmp_path)
 def test_a_text_gltf_with_an_embedded_buffer_renders(worker, tmp_path):
     positions = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float32).tobytes()
     document = {
-        "asset": {"version": "2.0"}, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}],
+        "asset": {"version": "2.0"},
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0}],
         "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}],
         "accessors": [{"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3", "min": [0, 0, 0], "max": [1, 1, 0]}],
         "bufferViews": [{"buffer": 0, "byteLength": 36}],

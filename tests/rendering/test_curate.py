@@ -67,9 +67,14 @@ def curated(folder: Path, objects: list[tuple[ViewSet, str]], **config) -> tuple
 def test_training_loses_what_looks_like_a_held_out_object_and_keeps_the_rest(tmp_path):
     test, val = painted("test", 1), painted("val", 2)
     objects = [
-        (test, "test"), (val, "val"), (noisy(test, "copy"), "train"), (rolled(val, "turned-copy", 3), "train"),
-        (painted("other-colour", 1, hue=(30, 60, 200)), "train"), (painted("other-shape", 3), "train"),
-        (noisy(painted("twin", 3), "train-twin"), "train"), (rolled(test, "heldout-twin", 2), "val"),
+        (test, "test"),
+        (val, "val"),
+        (noisy(test, "copy"), "train"),
+        (rolled(val, "turned-copy", 3), "train"),
+        (painted("other-colour", 1, hue=(30, 60, 200)), "train"),
+        (painted("other-shape", 3), "train"),
+        (noisy(painted("twin", 3), "train-twin"), "train"),
+        (rolled(test, "heldout-twin", 2), "val"),
     ]
     kept, rejected, summary = curated(tmp_path, objects)
     assert set(rejected) == {"copy", "turned-copy"} and {reason for reason, _ in rejected.values()} == {"heldout_duplicate"}

@@ -30,7 +30,8 @@ def rays_hit(mesh: trimesh.Trimesh, frame: dict, shared: dict) -> np.ndarray:
 @pytest.mark.blender
 def test_exported_cameras_reproject_the_object_onto_its_pictures(tmp_path):
     solids = [
-        trimesh.creation.cone(0.4, 1.0), trimesh.creation.box((0.3, 0.2, 0.9), trimesh.transformations.translation_matrix([0.6, 0.1, 0.2])),
+        trimesh.creation.cone(0.4, 1.0),
+        trimesh.creation.box((0.3, 0.2, 0.9), trimesh.transformations.translation_matrix([0.6, 0.1, 0.2])),
     ]
     file = glbs.write(tmp_path / "solids.glb", *(glbs.coloured(solid, [0.4, 0.1, 0.1]) for solid in solids))
     with BlenderWorker() as worker:

@@ -37,9 +37,18 @@ def manifest(folder: Path, count: int, bad: tuple[str, ...] = ()) -> list[dict]:
         files[-1].write_bytes(b"glTF" + name.encode())
     return [
         {
-            "uid": file.stem, "sha256": sha256_of(file), "split": ("train", "val", "test")[number % 3], "group": f"g{number}",
-            "category": "toy", "licence": "CC0-1.0", "attribution": "nobody", "status": "ok", "reason": None, "detail": None,
-            "path": str(file), "bytes": file.stat().st_size,
+            "uid": file.stem,
+            "sha256": sha256_of(file),
+            "split": ("train", "val", "test")[number % 3],
+            "group": f"g{number}",
+            "category": "toy",
+            "licence": "CC0-1.0",
+            "attribution": "nobody",
+            "status": "ok",
+            "reason": None,
+            "detail": None,
+            "path": str(file),
+            "bytes": file.stat().st_size,
         }
         for number, file in enumerate(files)
     ]
@@ -177,7 +186,10 @@ def test_a_killed_driver_is_resumed_where_it_stopped(ray_cluster, tmp_path):
     address, root = ray.get_runtime_context().gcs_address, os.getcwd()
     with open(tmp_path / "driver.log", "wb") as log:
         driver = subprocess.Popen(
-            [sys.executable, "-c", DRIVER, str(tmp_path), address, root], env={**os.environ, "PYTHONPATH": root}, stdout=log, stderr=log,
+            [sys.executable, "-c", DRIVER, str(tmp_path), address, root],
+            env={**os.environ, "PYTHONPATH": root},
+            stdout=log,
+            stderr=log,
         )
         while len(finished(pieces)) < 2 and driver.poll() is None:
             time.sleep(0.02)

@@ -24,6 +24,13 @@ def painted_views(uid: str, size: int = 32, num_conditions: int = 4, seed: int =
     colour = 0.5 + 0.4 * np.sin(surface @ waves.T + phase)
     rgba = np.concatenate([colour, np.ones_like(colour[..., :1])], -1) * (inside > 0)[..., None]
     return ViewSet(
-        uid=uid, rgba=np.round(rgba * 255).astype(np.uint8), camera=camera, roles=(TARGET,) * 32 + (CONDITION,) * num_conditions,
-        azimuth_deg=azimuth, elevation_deg=elevation, radius=radius, rig="mvdiffusionpp", origin="painted",
+        uid=uid,
+        rgba=np.round(rgba * 255).astype(np.uint8),
+        camera=camera,
+        roles=(TARGET,) * 32 + (CONDITION,) * num_conditions,
+        azimuth_deg=azimuth,
+        elevation_deg=elevation,
+        radius=radius,
+        rig="mvdiffusionpp",
+        origin="painted",
     )

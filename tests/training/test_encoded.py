@@ -9,8 +9,11 @@ from training.encoded import EncodedStore, to_table, write_shards
 def arrays(n: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(n)
     return {
-        "latents": rng.normal(size=(3 + n, 4, 2, 2)).astype(np.float16), "tokens": rng.normal(size=(2, 5)).astype(np.float32),
-        "scalar": np.asarray(n, np.int64), "empty": np.zeros((0, 3), np.uint8), "strided": rng.normal(size=(4, 6))[:, ::2],
+        "latents": rng.normal(size=(3 + n, 4, 2, 2)).astype(np.float16),
+        "tokens": rng.normal(size=(2, 5)).astype(np.float32),
+        "scalar": np.asarray(n, np.int64),
+        "empty": np.zeros((0, 3), np.uint8),
+        "strided": rng.normal(size=(4, 6))[:, ::2],
     }
 
 

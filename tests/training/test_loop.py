@@ -15,8 +15,18 @@ from training.loop import NonFiniteTraining, TrainConfig, lr_at
 from training.stage import StageInputs, fit_local
 
 CONFIG = TrainConfig(
-    method="tests.training.toy:TOY", stage="first", model=ToyConfig(), steps=20, global_batch=8, micro_batch=2, lr=1e-2, warmup_steps=3,
-    ema_decay=0.9, log_every=4, checkpoint_every=6, validate_every=10,
+    method="tests.training.toy:TOY",
+    stage="first",
+    model=ToyConfig(),
+    steps=20,
+    global_batch=8,
+    micro_batch=2,
+    lr=1e-2,
+    warmup_steps=3,
+    ema_decay=0.9,
+    log_every=4,
+    checkpoint_every=6,
+    validate_every=10,
 )
 TIMES = ("seconds", "samples_per_s", "data_wait_s")
 

@@ -209,7 +209,9 @@ def test_encoder_arrays(encoder: ViewEncoder) -> None:
     views = painted_views("enc", 32, 3)
     arrays = encoder(views)
     assert {k: (v.shape, v.dtype.name) for k, v in arrays.items()} == {
-        "latents": ((35, 4, 4, 4), "float16"), "clip_tokens": ((3, 64), "float16"), "placeholder_latent": ((4, 4, 4), "float16"),
+        "latents": ((35, 4, 4, 4), "float16"),
+        "clip_tokens": ((3, 64), "float16"),
+        "placeholder_latent": ((4, 4, 4), "float16"),
     }
     with torch.no_grad():
         direct = encoder.vae.autoencoder.encode(encoder.pictures(views.rgba[20:21])).latent_dist.mean

@@ -19,8 +19,11 @@ from training.nn.config import VaeConfig
 
 METHOD = METHODS["mvdiffusionpp"]
 CONFIG = replace(
-    smoke(), vae=VaeConfig(block_out_channels=(16, 32, 48, 64), layers_per_block=1, latent_channels=8, norm_num_groups=4),
-    vae_views=8, condition_drop=0.0, kl_weight=1e-6,
+    smoke(),
+    vae=VaeConfig(block_out_channels=(16, 32, 48, 64), layers_per_block=1, latent_channels=8, norm_num_groups=4),
+    vae_views=8,
+    condition_drop=0.0,
+    kl_weight=1e-6,
 )
 VAE_STEPS, UNET_STEPS = 800, 400
 

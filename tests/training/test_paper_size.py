@@ -21,7 +21,8 @@ def _inputs(views: int, size: int, tokens: int, device: str) -> dict[str, torch.
         "condition_latents": torch.ones(1, views, 4, size, size, device=device),
         "is_condition": torch.zeros(1, views, dtype=torch.bool, device=device),
         "timesteps": torch.zeros(1, dtype=torch.long, device=device),
-        "slots": torch.zeros(1, views, dtype=torch.long, device=device), "image_tokens": torch.ones(1, tokens, 1024, device=device),
+        "slots": torch.zeros(1, views, dtype=torch.long, device=device),
+        "image_tokens": torch.ones(1, tokens, 1024, device=device),
     }
 
 

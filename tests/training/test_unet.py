@@ -13,8 +13,12 @@ from training.nn.pretrained import load_inpainting_unet, negate_mask_slice
 from training.nn.unet import MultiViewUNet, empty_unet
 
 TINY = UnetConfig(
-    block_out_channels=(16, 32), attention_levels=(True, True), layers_per_block=1, num_heads=(2, 4),
-    cross_attention_dim=12, norm_num_groups=8,
+    block_out_channels=(16, 32),
+    attention_levels=(True, True),
+    layers_per_block=1,
+    num_heads=(2, 4),
+    cross_attention_dim=12,
+    norm_num_groups=8,
 )
 
 
@@ -28,9 +32,12 @@ def _inputs(objects: int = 2, conditions: int = 1, targets: int = 3) -> dict[str
     torch.manual_seed(1)
     views = conditions + targets
     return {
-        "noisy": torch.randn(objects, views, 4, 8, 8), "condition_latents": torch.randn(objects, views, 4, 8, 8),
-        "is_condition": (torch.arange(views) < conditions).expand(objects, -1), "timesteps": torch.arange(objects) * 300 + 50,
-        "slots": torch.arange(views).expand(objects, -1), "image_tokens": torch.randn(objects, conditions, 12),
+        "noisy": torch.randn(objects, views, 4, 8, 8),
+        "condition_latents": torch.randn(objects, views, 4, 8, 8),
+        "is_condition": (torch.arange(views) < conditions).expand(objects, -1),
+        "timesteps": torch.arange(objects) * 300 + 50,
+        "slots": torch.arange(views).expand(objects, -1),
+        "image_tokens": torch.randn(objects, conditions, 12),
     }
 
 

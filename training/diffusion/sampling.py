@@ -23,9 +23,13 @@ def make_scheduler(sampler: str, schedule: ScheduleConfig, prediction: str) -> A
     if prediction == "eps" and schedule.zero_terminal_snr:
         raise UserError("eps prediction is undefined at zero terminal SNR", "use v, or set zero_terminal_snr to false")
     settings: dict[str, Any] = {
-        "num_train_timesteps": schedule.timesteps, "beta_start": schedule.beta_start, "beta_end": schedule.beta_end,
-        "beta_schedule": schedule.kind, "prediction_type": {"eps": "epsilon", "v": "v_prediction"}[prediction],
-        "timestep_spacing": "trailing", "rescale_betas_zero_snr": schedule.zero_terminal_snr,
+        "num_train_timesteps": schedule.timesteps,
+        "beta_start": schedule.beta_start,
+        "beta_end": schedule.beta_end,
+        "beta_schedule": schedule.kind,
+        "prediction_type": {"eps": "epsilon", "v": "v_prediction"}[prediction],
+        "timestep_spacing": "trailing",
+        "rescale_betas_zero_snr": schedule.zero_terminal_snr,
     }
     if sampler == "ddpm":
         return DDPMScheduler(**settings, clip_sample=False, variance_type="fixed_small")
@@ -38,7 +42,12 @@ def make_scheduler(sampler: str, schedule: ScheduleConfig, prediction: str) -> A
 
 @torch.no_grad()
 def sample(
-    denoise: Denoise, start: Tensor, scheduler: Any, steps: int, generators: list[torch.Generator], guidance: float = 1.0,
+    denoise: Denoise,
+    start: Tensor,
+    scheduler: Any,
+    steps: int,
+    generators: list[torch.Generator],
+    guidance: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Denoise `start` `[B, V, C, h, w]`, all views of an object together.

@@ -65,4 +65,3 @@ def stage_named(name: str) -> Stage:
         if stage.name == name:
             return stage
     raise UserError(f"mvdiffusionpp has no stage '{name}'", f"use one of {', '.join(s.name for s in STAGES)}")
-

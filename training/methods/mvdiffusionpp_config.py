@@ -134,26 +134,43 @@ def paper() -> Config:
 def small() -> Config:
     """For one GPU: 128 px, 16x16 latents, some 40 M parameters."""
     return Config(
-        resolution=128, vae=VaeConfig(block_out_channels=(64, 128, 256, 256)),
+        resolution=128,
+        vae=VaeConfig(block_out_channels=(64, 128, 256, 256)),
         unet=UnetConfig(
-            block_out_channels=(160, 320, 480), attention_levels=(True, True, True), layers_per_block=1, num_heads=(5, 10, 15),
-            cross_attention_dim=256, view_scale_rate=30.0,
+            block_out_channels=(160, 320, 480),
+            attention_levels=(True, True, True),
+            layers_per_block=1,
+            num_heads=(5, 10, 15),
+            cross_attention_dim=256,
+            view_scale_rate=30.0,
         ),
         clip=ClipConfig(image_size=64, patch_size=8, hidden_size=256, num_layers=6, num_heads=8, mlp_size=1024, projection_dim=256),
-        latent_scale=None, schedule=ScheduleConfig(zero_terminal_snr=True), last_timestep_share=0.1,
+        latent_scale=None,
+        schedule=ScheduleConfig(zero_terminal_snr=True),
+        last_timestep_share=0.1,
     )
 
 
 def tiny() -> Config:
     """For two CPU cores: 64 px, 8x8 latents, the paper's shape in a million or two of parameters."""
     return Config(
-        resolution=64, vae=VaeConfig(block_out_channels=(16, 32, 48, 64), layers_per_block=1, norm_num_groups=8),
+        resolution=64,
+        vae=VaeConfig(block_out_channels=(16, 32, 48, 64), layers_per_block=1, norm_num_groups=8),
         unet=UnetConfig(
-            block_out_channels=(64, 128), attention_levels=(True, True), layers_per_block=1, num_heads=(2, 4),
-            cross_attention_dim=64, norm_num_groups=16, view_scale_rate=30.0,
+            block_out_channels=(64, 128),
+            attention_levels=(True, True),
+            layers_per_block=1,
+            num_heads=(2, 4),
+            cross_attention_dim=64,
+            norm_num_groups=16,
+            view_scale_rate=30.0,
         ),
         clip=ClipConfig(image_size=32, patch_size=8, hidden_size=64, num_layers=2, num_heads=2, mlp_size=128, projection_dim=64),
-        latent_scale=None, schedule=ScheduleConfig(zero_terminal_snr=True), last_timestep_share=0.1, vae_views=4, kl_weight=1e-4,
+        latent_scale=None,
+        schedule=ScheduleConfig(zero_terminal_snr=True),
+        last_timestep_share=0.1,
+        vae_views=4,
+        kl_weight=1e-4,
     )
 
 

@@ -57,13 +57,21 @@ def export(config: Config, checkpoints: dict[str, Path], folder: Path, denoiser_
     schedule = stage_schedule(config, stage)
     make_scheduler("ddpm", schedule, stage.settings["prediction"]).save_pretrained(folder / "scheduler")
     settings = {
-        "format": FORMAT_VERSION, "method": "mvdiffusionpp", **facts, "latent_scale": vae.latent_scale,
-        "zero_terminal_snr": schedule.zero_terminal_snr, "schedule_kind": schedule.kind, "rig": config.rig,
+        "format": FORMAT_VERSION,
+        "method": "mvdiffusionpp",
+        **facts,
+        "latent_scale": vae.latent_scale,
+        "zero_terminal_snr": schedule.zero_terminal_snr,
+        "schedule_kind": schedule.kind,
+        "rig": config.rig,
     }
     (folder / SETTINGS).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
     index = {
-        "_class_name": "MVDiffusionPPPipeline", "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
-        "scheduler": ["diffusers", "DDPMScheduler"], "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+        "_class_name": "MVDiffusionPPPipeline",
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
@@ -91,14 +99,23 @@ class ViewGenerator:
         module = MultiViewUNet(unet, config.num_slots, config.unet.view_scale_rate, config.unet.mask_polarity)
         module.load_state_dict({**module.state_dict(), **load_file(folder / "view_embedding.safetensors")})
         schedule = ScheduleConfig(
-            settings["schedule_kind"], config.schedule.beta_start, config.schedule.beta_end, config.schedule.timesteps,
+            settings["schedule_kind"],
+            config.schedule.beta_start,
+            config.schedule.beta_end,
+            config.schedule.timesteps,
             settings["zero_terminal_snr"],
         )
         return cls(config, ViewEncoder(config, vae, tokens, device), module, settings["prediction"], schedule)
 
     def generate(
-        self, conditions: ViewSet, seed: int, steps: int = DEFAULT_STEPS, sampler: str = "ddpm", guidance: float = 1.0,
-        targets: Iterable[int] | None = None, progress: Callable[[int, int], None] | None = None,
+        self,
+        conditions: ViewSet,
+        seed: int,
+        steps: int = DEFAULT_STEPS,
+        sampler: str = "ddpm",
+        guidance: float = 1.0,
+        targets: Iterable[int] | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> ViewSet:
         """Target views in the frame where the reference (the first condition view) has azimuth 0.
 
@@ -122,14 +139,24 @@ class ViewGenerator:
         latents = self._sample(conditions, wanted, seed, steps, sampler, guidance, progress)
         rgba = np.concatenate([straight_rgba(*self.encoder.vae.decode(part)) for part in latents.split(VIEWS_AT_ONCE)])
         facts = {
-            "reference_azimuth_deg": float(conditions.azimuth_deg[0]), "num_conditions": len(conditions), "seed": seed,
-            "sampler": sampler, "steps": steps, "guidance": guidance,
+            "reference_azimuth_deg": float(conditions.azimuth_deg[0]),
+            "num_conditions": len(conditions),
+            "seed": seed,
+            "sampler": sampler,
+            "steps": steps,
+            "guidance": guidance,
         }
         return canonical_views(config, conditions.uid, rgba, wanted, facts)
 
     @torch.no_grad()
     def _sample(
-        self, conditions: ViewSet, wanted: np.ndarray, seed: int, steps: int, sampler: str, guidance: float,
+        self,
+        conditions: ViewSet,
+        wanted: np.ndarray,
+        seed: int,
+        steps: int,
+        sampler: str,
+        guidance: float,
         progress: Callable[[int, int], None] | None,
     ) -> Tensor:
         config, device = self.config, self.encoder.device
@@ -158,7 +185,14 @@ def canonical_views(config: Config, uid: str, rgba: np.ndarray, wanted: np.ndarr
     azimuth = (wanted % config.num_azimuths) * (360.0 / config.num_azimuths)
     elevation = np.asarray(config.elevations_deg, float)[wanted // config.num_azimuths]
     return ViewSet(
-        uid=uid, rgba=rgba, camera=orbit(azimuth, elevation, config.radius, config.fov_deg), roles=(TARGET,) * len(wanted),
-        azimuth_deg=azimuth, elevation_deg=elevation, radius=np.full(len(wanted), config.radius), rig=config.rig,
-        origin="mvdiffusionpp", facts=facts,
+        uid=uid,
+        rgba=rgba,
+        camera=orbit(azimuth, elevation, config.radius, config.fov_deg),
+        roles=(TARGET,) * len(wanted),
+        azimuth_deg=azimuth,
+        elevation_deg=elevation,
+        radius=np.full(len(wanted), config.radius),
+        rig=config.rig,
+        origin="mvdiffusionpp",
+        facts=facts,
     )

@@ -72,7 +72,9 @@ class UnetTraining:
         blank = np.broadcast_to(placeholder, wanted.shape)
         clean = np.concatenate([given, wanted])
         return {
-            "uid": obj.views.uid, "timestep": timestep, "latents": clean,
+            "uid": obj.views.uid,
+            "timestep": timestep,
+            "latents": clean,
             "noise": rng.standard_normal(clean.shape, dtype=np.float32),
             "condition_latents": np.concatenate([np.broadcast_to(placeholder, given.shape) if dropped else given, blank]),
             "slots": np.concatenate([chosen.condition_slots, chosen.target_slots]),
@@ -117,8 +119,14 @@ class UnetTraining:
         alpha, sigma = self.schedule.levels(batch["timesteps"], 5)
         target = target_of(self.prediction, batch["latents"], batch["noise"], alpha, sigma)
         prediction = module(
-            noised(batch["latents"], batch["noise"], alpha, sigma), batch["condition_latents"], batch["is_condition"],
-            batch["timesteps"], batch["slots"], batch["image_tokens"], batch.get("token_valid"), batch.get("valid"),
+            noised(batch["latents"], batch["noise"], alpha, sigma),
+            batch["condition_latents"],
+            batch["is_condition"],
+            batch["timesteps"],
+            batch["slots"],
+            batch["image_tokens"],
+            batch.get("token_valid"),
+            batch.get("valid"),
         )
         return (prediction - target).square().mean((2, 3, 4)), target.square().mean((2, 3, 4))
 
@@ -150,9 +158,9 @@ class UnetTraining:
     def _validation_batch(self, obj: TrainObject, count: int, seed: int) -> dict[str, Any]:
         levels = (np.arange(self.config.validation_timesteps) + 0.5) / self.config.validation_timesteps
         timesteps = (levels * self.config.schedule.timesteps).astype(int)
-        return self.collate([
-            self._example(obj, rng_for(seed, obj.views.uid, "validation", count, int(t)), count, int(t), dropped=False) for t in timesteps
-        ])
+        return self.collate(
+            [self._example(obj, rng_for(seed, obj.views.uid, "validation", count, int(t)), count, int(t), dropped=False) for t in timesteps]
+        )
 
 
 def stage_schedule(config: Config, stage: Stage) -> ScheduleConfig:

@@ -132,7 +132,8 @@ def reconstruction_figures(pictures: Tensor, decoded: Tensor) -> dict[str, Tenso
     count = foreground.sum((1, 2)).clamp(min=1)
     union = (foreground | predicted).sum((1, 2))
     return {
-        "psnr": _psnr(error.mean((1, 2))), "psnr_foreground": _psnr((error * foreground).sum((1, 2)) / count),
+        "psnr": _psnr(error.mean((1, 2))),
+        "psnr_foreground": _psnr((error * foreground).sum((1, 2)) / count),
         "mask_iou": torch.where(union > 0, (foreground & predicted).sum((1, 2)) / union.clamp(min=1), 1.0),
     }
 

@@ -30,8 +30,10 @@ def choose_views(views: ViewSet, config: Config, count: int, rng: np.random.Gene
     conditions = rng.permutation(available)[: min(count, config.max_conditions)]
     kept = keep_targets(config, rng)
     return ViewChoice(
-        conditions, condition_slots(config, len(conditions), rng),
-        rolled_targets(views, config, int(conditions[0]))[kept], config.max_conditions + kept,
+        conditions,
+        condition_slots(config, len(conditions), rng),
+        rolled_targets(views, config, int(conditions[0]))[kept],
+        config.max_conditions + kept,
     )
 
 

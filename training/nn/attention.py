@@ -81,8 +81,14 @@ class JointViewAttention:
     """
 
     def __call__(
-        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None, temb: Tensor | None = None, num_views: int = 1, valid: Tensor | None = None,
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        num_views: int = 1,
+        valid: Tensor | None = None,
     ) -> Tensor:
         """`hidden_states` `[B*V, N, C]`; `attention_mask` additive `[B*V, 1, K]` over tokens; `valid` bool `[B, V]`."""
         views_and_objects, tokens, channels = hidden_states.shape

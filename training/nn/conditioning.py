@@ -32,9 +32,14 @@ def image_encoder(config: ClipConfig) -> CLIPVisionModelWithProjection:
 
 def _vision_config(config: ClipConfig) -> CLIPVisionConfig:
     return CLIPVisionConfig(
-        hidden_size=config.hidden_size, intermediate_size=config.mlp_size, num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads, image_size=config.image_size, patch_size=config.patch_size,
-        projection_dim=config.projection_dim, hidden_act=config.activation,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.mlp_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        projection_dim=config.projection_dim,
+        hidden_act=config.activation,
     )
 
 

@@ -16,11 +16,18 @@ def empty_unet(config: UnetConfig, latent_channels: int = 4, latent_size: int = 
     down = tuple("CrossAttnDownBlock2D" if has else "DownBlock2D" for has in config.attention_levels)
     up = tuple("CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(config.attention_levels))
     return UNet2DConditionModel(
-        sample_size=latent_size, in_channels=2 * latent_channels + 1, out_channels=latent_channels,
-        down_block_types=down, up_block_types=up, block_out_channels=tuple(config.block_out_channels),
-        layers_per_block=config.layers_per_block, attention_head_dim=tuple(config.num_heads),  # diffusers' name for head counts
-        cross_attention_dim=config.cross_attention_dim, norm_num_groups=config.norm_num_groups,
-        use_linear_projection=config.use_linear_projection, class_embed_type="identity",
+        sample_size=latent_size,
+        in_channels=2 * latent_channels + 1,
+        out_channels=latent_channels,
+        down_block_types=down,
+        up_block_types=up,
+        block_out_channels=tuple(config.block_out_channels),
+        layers_per_block=config.layers_per_block,
+        attention_head_dim=tuple(config.num_heads),  # diffusers' name for head counts
+        cross_attention_dim=config.cross_attention_dim,
+        norm_num_groups=config.norm_num_groups,
+        use_linear_projection=config.use_linear_projection,
+        class_embed_type="identity",
     )
 
 
@@ -54,8 +61,15 @@ class MultiViewUNet(nn.Module):
         return self.view_scale * self.view_scale_rate * self.view_mlp(self.view_vectors[slots])
 
     def forward(
-        self, noisy: Tensor, condition_latents: Tensor, is_condition: Tensor, timesteps: Tensor, slots: Tensor,
-        image_tokens: Tensor, token_valid: Tensor | None = None, valid: Tensor | None = None,
+        self,
+        noisy: Tensor,
+        condition_latents: Tensor,
+        is_condition: Tensor,
+        timesteps: Tensor,
+        slots: Tensor,
+        image_tokens: Tensor,
+        token_valid: Tensor | None = None,
+        valid: Tensor | None = None,
     ) -> Tensor:
         """Prediction `[B, V, C, h, w]` in float32.
 
@@ -74,7 +88,9 @@ class MultiViewUNet(nn.Module):
         mask = marked.to(dtype)[:, :, None, None, None].expand(-1, -1, 1, *noisy.shape[-2:])
         stacked = torch.cat([noisy.to(dtype), mask, condition_latents.to(dtype)], 2).flatten(0, 1)
         prediction = self.unet(
-            stacked, timesteps.repeat_interleave(views), image_tokens.to(dtype).repeat_interleave(views, 0),
+            stacked,
+            timesteps.repeat_interleave(views),
+            image_tokens.to(dtype).repeat_interleave(views, 0),
             class_labels=self.view_embedding(slots).flatten(0, 1),
             encoder_attention_mask=None if token_valid is None else token_valid.repeat_interleave(views, 0),
             cross_attention_kwargs={"num_views": views, "valid": valid},

@@ -13,10 +13,15 @@ def empty_autoencoder(config: VaeConfig, channels: int = 4) -> AutoencoderKL:
     """A diffusers VAE of this layout with random weights; `channels` in and out (3 = RGB, 4 = RGB and mask)."""
     levels = len(config.block_out_channels)
     vae = AutoencoderKL(
-        in_channels=channels, out_channels=channels, latent_channels=config.latent_channels,
-        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=tuple(config.block_out_channels), layers_per_block=config.layers_per_block,
-        norm_num_groups=config.norm_num_groups, sample_size=config.factor * 8,
+        in_channels=channels,
+        out_channels=channels,
+        latent_channels=config.latent_channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=tuple(config.block_out_channels),
+        layers_per_block=config.layers_per_block,
+        norm_num_groups=config.norm_num_groups,
+        sample_size=config.factor * 8,
     )
     with torch.no_grad():
         vae.quant_conv.bias[config.latent_channels :] += config.initial_logvar

@@ -10,6 +10,19 @@ from rendering.sources.shapes.vehicles import car, rocket, sailboat, train
 from rendering.sources.shapes.vessels import mug, teapot, vase
 
 FAMILIES: dict[str, Callable[[Draw], list[Part]]] = {
-    "vase": vase, "lamp": lamp, "chair": chair, "table": table, "mug": mug, "rocket": rocket, "tree": tree, "house": house,
-    "car": car, "robot": robot, "sailboat": sailboat, "mushroom": mushroom, "teapot": teapot, "bookshelf": bookshelf, "train": train,
+    "vase": vase,
+    "lamp": lamp,
+    "chair": chair,
+    "table": table,
+    "mug": mug,
+    "rocket": rocket,
+    "tree": tree,
+    "house": house,
+    "car": car,
+    "robot": robot,
+    "sailboat": sailboat,
+    "mushroom": mushroom,
+    "teapot": teapot,
+    "bookshelf": bookshelf,
+    "train": train,
 }
