@@ -1,0 +1,49 @@
+"""The store on S3: the data steps against a real S3 protocol server (moto), with a rerun that reuses."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from infra.storage import Location
+from tests.e2e.conftest import Chain
+
+pytestmark = [pytest.mark.ray, pytest.mark.blender, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """URL of an empty bucket."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    client = boto3.client(
+        "s3", endpoint_url=f"http://{host}:{port}", aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
+    )
+    client.create_bucket(Bucket="forge")
+    yield f"s3://test:test@forge/store?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
+    server.stop()
+
+
+def test_locations_on_s3(bucket):
+    place = Location(bucket) / "folder" / "note.json"
+    assert not place.exists()
+    place.write_json({"a": 1})
+    assert place.read_json() == {"a": 1} and place.name == "note.json"
+    assert [entry.name for entry in (Location(bucket) / "folder").children()] == ["note.json"]
+    with (Location(bucket) / "folder").as_local() as local:
+        assert (local / "note.json").exists()
+    (Location(bucket) / "folder").delete()
+    assert not place.exists()
+
+
+def test_the_data_steps_on_s3(bucket, tmp_path: Path, ray_cluster):
+    chain = Chain(tmp_path, {})
+    result = chain.mvforge("run", "smoke", "--only", "data", "--store", bucket)
+    assert result["ran"] == ["catalog", "fetch", "render", "curate"]
+    assert result["steps"]["render"]["completed"] == 6
+    assert chain.mvforge("run", "smoke", "--only", "data", "--store", bucket)["ran"] == []
+    names = {entry.name.split("/")[-1] for entry in (Location(bucket) / "render" / "smoke").walk()}
+    assert {"record.json", "ledger.parquet", "part-00000.parquet", "sheet.webp"} <= names and "lease.json" not in names
