@@ -1,6 +1,7 @@
 """Verbs around a local Ray head: demo, submit, up, down."""
 
 import argparse
+import logging
 import os
 import shlex
 import signal
@@ -109,6 +110,7 @@ def _submit(recipe: str, arguments: list[str], address: str | None) -> dict[str,
     address = _dashboard(address)
     print(f"Ray dashboard {address}", file=sys.stderr)
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    logging.getLogger("ray").setLevel(logging.ERROR)  # a line for every file that is left out of the upload helps nobody
     client = JobSubmissionClient(address)
     entry = ["python", "pipelines/full.py", recipe, *arguments]
     job = _submitted(
