@@ -39,7 +39,7 @@ class Engine(Protocol):
         ...
 
     def full_weights(self, ema: bool) -> dict[str, Tensor] | None:
-        """Every trained parameter whole, float32 on the CPU: on rank 0; None elsewhere. All ranks must call."""
+        """Every trained parameter whole, float32, and every buffer as it is, on the CPU: on rank 0; None elsewhere. All ranks must call."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -49,6 +49,11 @@ class Engine(Protocol):
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote at the same world size."""
         ...
+
+
+def _buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers hold what training measures without a gradient, such as the spread of the latents."""
+    return {name: buffer.detach().cpu().clone() for name, buffer in module.named_buffers()}
 
 
 def device_here() -> torch.device:
@@ -134,7 +139,8 @@ class PlainEngine:
         if self.rank != 0:
             return None
         tensors = self.ema.averages if ema and self.ema else list(self.parameters.values())
-        return {name: t.detach().float().cpu().clone() for name, t in zip(self.parameters, tensors, strict=True)}
+        weights = {name: t.detach().float().cpu().clone() for name, t in zip(self.parameters, tensors, strict=True)}
+        return weights | _buffers(self.module)
 
     def save(self, folder: Path) -> None:
         # Every rank holds the same state; one copy is enough.
@@ -231,7 +237,7 @@ class DeepSpeedEngine:
                 whole = safe_get_full_fp32_param(parameter)
                 if self.rank == 0:
                     weights[name] = whole.detach().float().cpu().clone()
-        return weights if self.rank == 0 else None
+        return weights | _buffers(self.engine.module) if self.rank == 0 else None
 
     @contextlib.contextmanager
     @torch.no_grad()

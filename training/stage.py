@@ -102,9 +102,9 @@ def _rank_and_world() -> tuple[int, int]:
 
 @torch.no_grad()
 def _with_weights(module: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
-    parameters = dict(module.named_parameters())
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     for name, value in weights.items():
-        parameters[name].copy_(value)
+        tensors[name].copy_(value)
     return module
 
 

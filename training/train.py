@@ -77,6 +77,7 @@ def run(
     picture = loss_plot(history, validation, f"train.{config.stage}")
     (out / "loss.png").write_bytes(picture)
     job.run.artifact("plots/loss.png", picture)
+    job.run.artifact("uids.json", (out / "uids.json").read_bytes())
     for leftover in ("state", "live"):
         (out / leftover).delete()
     uids = (out / "uids.json").read_json()

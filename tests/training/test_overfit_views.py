@@ -47,6 +47,7 @@ def _fit(trainable: Trainable, obj: TrainObject, steps: int, lr: float) -> torch
 
 @pytest.mark.slow
 def test_32_views_of_one_object_are_sampled_at_25_db(tmp_path: Path) -> None:
+    torch.set_num_threads(2)  # the longest single test; its result does not hang on the last bits
     views = painted_views("one", 32, num_conditions=1)
     vae_training = METHOD.trainable("mvae", CONFIG, {})
     vae = _fit(vae_training, TrainObject(views), VAE_STEPS, 2e-3)
