@@ -1,6 +1,7 @@
 """As a Ray job: the portable form, the literal command, the exit status of a failing step."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -84,31 +85,19 @@ def test_submit_follows_the_log_and_carries_the_store(headed):
     assert str(chain.store) in answer.stderr and "0 steps run, 15 reused" in answer.stderr
 
 
-def test_ray_job_stop_then_run_again(headed, tmp_path):
-    """A job stopped in mid-step is resumable: the next run continues the same build."""
+def test_ctrl_c_stops_the_job_keeps_the_head_and_the_next_run_goes_on(headed, tmp_path):
+    """The client asks for the same stop as `ray job stop`; what was rendered before it is kept."""
     chain, head = headed
-    home = tmp_path / "home"
-    job = "stop-me"
-    started = ray_job(
-        head,
-        "--no-wait",
-        "--submission-id",
-        job,
-        "--runtime-env-json",
-        f'{{"env_vars": {{"MVFORGE_HOME": "{home}"}}}}',
-        "--",
-        "pipelines/full.py",
-        "smoke",
-        "--only",
-        "data",
-    )
-    assert started.returncode == 0, started.stderr
-    pieces = home / "store" / "render" / "_cache"
+    store = tmp_path / "store"
+    client = chain.start("submit", "smoke", "--only", "data", "--store", str(store), stderr=subprocess.PIPE)
+    pieces = store / "render" / "_cache"
     deadline = time.monotonic() + 180
     while not list(pieces.rglob("*.parquet")):
-        assert time.monotonic() < deadline, "rendering never began"
+        assert client.poll() is None and time.monotonic() < deadline, "rendering never began"
         time.sleep(0.1)
-    environment = {**os.environ, "RAY_API_SERVER_ADDRESS": head.dashboard, "RAY_AUTH_MODE": "disabled"}
-    assert subprocess.run([RAY, "job", "stop", job], env=environment, capture_output=True, timeout=60).returncode == 0
-    again = Chain(home, {}).mvforge("run", "smoke", "--only", "data")
+    client.send_signal(signal.SIGINT)
+    _, log = client.communicate(timeout=60)
+    assert client.returncode == 1 and "the head stays up" in log
+    assert head.is_alive()
+    again = chain.mvforge("run", "smoke", "--only", "data", "--store", str(store))
     assert again["steps"]["render"]["completed"] == 6 and again["steps"]["render"]["facts"]["rendered_now"] < 6
