@@ -88,7 +88,7 @@ def run(config: GenerateConfig, *, model: Location | None, views: Location, kept
     (out / "ledger.parquet").write_table(ledger)
     sheet = _sheet(pieces.tables(keys), config, source)
     (out / "sheet.webp").write_bytes(sheet)
-    (out / "model.json").write_json(source.described() | {"settings": asdict(config)})
+    (out / "model.json").write_json(source.described() | {"settings": asdict(config), "trained_uids": source.trained_uids()})
     if job.cache is None:
         pieces.place.delete()
     return _summary(ledger, source, sheet, job)

@@ -1,11 +1,14 @@
 """Which model generates: one concrete registered version, resolved once, opened where it is needed."""
 
+import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from infra.errors import UserError
 from infra.storage import Location
+from training.served import TRAINED_UIDS
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,12 @@ class ModelSource:
 
         assert self.tracking_uri is not None
         return tracking.download(self.tracking_uri, tracking.ModelVersion(self.name, self.version, self.uri), scratch)
+
+    def trained_uids(self) -> list[str] | None:
+        """The objects this version was trained on, as registered with it; None for a model that does not tell."""
+        with tempfile.TemporaryDirectory(prefix="mvforge-model-") as scratch:
+            listed = self.open(Path(scratch)) / TRAINED_UIDS
+            return json.loads(listed.read_text()) if listed.exists() else None
 
     def described(self) -> dict[str, Any]:
         """For `model.json` and reports."""

@@ -139,6 +139,8 @@ def check_overlap(scored: list[str], generated: Location, model: Location | None
 
 def trained_uids(generated: Location, model: Location | None) -> tuple[set[str] | None, str]:
     """The objects that the model which made `generated` was trained on, or None and why they are not known."""
+    if (generated / "model.json").exists() and (told := (generated / "model.json").read_json().get("trained_uids")) is not None:
+        return set(told), ""
     if model is None or not (model / "version.json").exists():
         return None, "no registered model was given"
     version = (model / "version.json").read_json()

@@ -15,7 +15,7 @@ from infra.job import Job, Summary
 from infra.provenance import git_commit
 from infra.storage import Location
 from training.lookup import method_named
-from training.served import INPUT_COLUMNS, OUTPUT_COLUMNS
+from training.served import INPUT_COLUMNS, OUTPUT_COLUMNS, TRAINED_UIDS
 
 SHOWN_LICENCES = 12
 
@@ -68,6 +68,8 @@ def run(
         folder.mkdir()
         local = {name: stack.enter_context((place / "checkpoint").as_local()) for name, place in checkpoints.items()}
         method.export(config.model, local, folder)
+        # Travels with the model, so that no one scores it on what it has seen, wherever it is used.
+        (folder / TRAINED_UIDS).write_text(json.dumps(uids))
         version = tracking.register(
             job.run.tracking_uri,
             name=config.name,

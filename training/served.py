@@ -14,6 +14,7 @@ from training.methods import load_generator
 from training.methods.base import Generator
 
 INPUT_COLUMNS = {"uid": "string", "condition": "binary", "seed": "long"}
+TRAINED_UIDS = "trained_uids.json"  # in the generator folder: what the model has seen
 OUTPUT_COLUMNS = {"uid": "string", "view_index": "long", "azimuth_deg": "double", "elevation_deg": "double", "image": "binary"}
 
 

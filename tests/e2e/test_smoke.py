@@ -127,4 +127,7 @@ def test_a_model_chosen_by_alias_is_used_and_recorded(chain):
     assert result["ran"] == ["generate"]
     label = result["label"]
     assert chain.record("generate", label)["config"]["model"] == "models:/mvforge/1"
-    assert json.loads((chain.data("generate", label) / "model.json").read_text())["uri"] == "models:/mvforge/1"
+    made_with = json.loads((chain.data("generate", label) / "model.json").read_text())
+    assert made_with["uri"] == "models:/mvforge/1"
+    trained = json.loads((chain.data("train.unet3") / "uids.json").read_text())
+    assert made_with["trained_uids"] == trained, "a chosen model still tells what it must not be scored on"

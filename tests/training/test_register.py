@@ -54,7 +54,7 @@ def test_one_version_per_build_with_tags_and_the_objects_it_saw(trained, trackin
     tags = tracking.version_tags(tracking_uri, tracking.resolve(tracking_uri, one["uri"]))
     assert tags["recipe"] == "toy" and tags["licences"] == "CC-BY-4.0 2, CC0-1.0 1, unknown 1"
     assert tags["git_commit"] and tags["trained_objects"] == "4" and float(tags["validation_loss.second"]) > 0
-    assert {e.name for e in (out / "one" / "model").walk()} == {"toy.safetensors", "mvforge.json"}
+    assert {e.name for e in (out / "one" / "model").walk()} == {"toy.safetensors", "mvforge.json", "trained_uids.json"}
 
 
 def test_mlflow_serves_what_the_generator_makes(trained, tracking_uri, tmp_path, monkeypatch):
