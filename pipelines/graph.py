@@ -90,14 +90,20 @@ def _training(recipe: Recipe, stages: tuple[Stage, ...], step: Any) -> list[Step
         if stage.encodes_with:
             encode_name = names[stage.encodes_with]
             if all(done.name != encode_name for done in steps):
-                encoding = replace(recipe.encode, method=recipe.method, model=recipe.model, stage=stage.encodes_with)
+                reads = next(other.encoding_reads for other in stages if other.name == stage.encodes_with)
+                encoding = replace(recipe.encode, method=recipe.method, model=_only(recipe.model, reads), stage=stage.encodes_with)
                 steps.append(step(encode_name, encode.run, encoding, "train", **inputs, checkpoint=f"train.{stage.encodes_with}"))
             inputs |= {"arrays": encode_name, "weights": {stage.encodes_with: f"train.{stage.encodes_with}"}}
         if stage.starts_from:
             inputs |= {"init": f"train.{stage.starts_from}"}
-        config = replace(recipe.train[stage.name], method=recipe.method, model=recipe.model, stage=stage.name)
+        config = replace(recipe.train[stage.name], method=recipe.method, model=_only(recipe.model, stage.reads), stage=stage.name)
         steps.append(step(f"train.{stage.name}", train.run, config, "train", **inputs))
     return steps
+
+
+def _only(model: Any, reads: tuple[str, ...]) -> Any:
+    """The method's config with the fields that are not read put back to their defaults; all are read when none is named."""
+    return type(model)(**{name: getattr(model, name) for name in reads}) if reads else model
 
 
 def mermaid(steps: list[Step]) -> str:

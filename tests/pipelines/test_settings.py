@@ -89,3 +89,34 @@ def test_the_graph_is_the_documented_chain():
             *("generate", "reconstruct", "score", "gate", "report"),
         ]
     )
+
+
+def test_a_setting_of_the_denoiser_does_not_train_the_vae_again(tiny):
+    from pipelines import graph
+    from pipelines.fingerprint import digest
+
+    def identities(*settings):
+        return {step.name: digest(step.config) for step in graph.build(apply(tiny, list(settings)))}
+
+    before = identities()
+    changed = {name for name, identity in identities("model.keep_views=4").items() if identity != before[name]}
+    assert changed == {"train.unet1", "train.unet2", "train.unet3", "register"}
+    assert "train.mvae" in {name for name, identity in identities("model.kl_weight=1e-3").items() if identity != before[name]}
+
+
+def test_every_field_the_vae_code_reads_is_part_of_its_identity():
+    """The list of read fields is checked against the code: each `config.<field>` of the VAE's and the encoder's file is named."""
+    import ast
+    import dataclasses
+    from pathlib import Path
+
+    from training.methods import mvdiffusionpp, mvdiffusionpp_config, mvdiffusionpp_encode, mvdiffusionpp_vae
+
+    derived = {"latent_size": {"resolution", "vae"}, "num_targets": set(), "num_slots": set()}
+    fields = {field.name for field in dataclasses.fields(mvdiffusionpp_config.Config)}
+    for module, reads in ((mvdiffusionpp_vae, mvdiffusionpp.VAE_READS), (mvdiffusionpp_encode, mvdiffusionpp.ENCODING_READS)):
+        used: set[str] = set()
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("config", "self.config"):
+                used |= derived.get(node.attr, {node.attr} & fields)
+        assert used <= set(reads), f"{module.__name__} reads {used - set(reads)}, which its stage does not name"

@@ -27,12 +27,17 @@ class Stage:
         starts_from: stage whose checkpoint initialises the weights; None means `build` from the config alone.
         encodes_with: stage whose checkpoint turns views into the arrays (latents, tokens) this stage trains on;
             None means the stage trains on views directly.
+        reads: fields of the method's config that matter to this stage; empty means all. The others are put back to
+            their defaults in the stage's identity, so that changing them does not train it again.
+        encoding_reads: the same for encoding with this stage.
         settings: constants of the stage that the method's own code reads (for example the prediction type).
     """
 
     name: str
     starts_from: str | None = None
     encodes_with: str | None = None
+    reads: tuple[str, ...] = ()
+    encoding_reads: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
 

@@ -12,9 +12,13 @@ from training.methods.base import Encoder, Generator, Stage, Trainable
 from training.methods.mvdiffusionpp_config import Config as MVDiffusionPPConfig
 from training.methods.mvdiffusionpp_config import smoke
 
+VAE_READS = ("resolution", "vae", "latent_scale", "vae_views", "perceptual", "perceptual_weight", "mask_weight", "kl_weight")
+# `unet` for its cross-attention width, which the tokens must have.
+ENCODING_READS = ("resolution", "vae", "clip", "unet", "placeholder_mask")
+
 # §5.5: eps first because the pretrained model is eps, then v, then v with several condition views.
 STAGES = (
-    Stage("mvae"),
+    Stage("mvae", reads=VAE_READS, encoding_reads=ENCODING_READS),
     Stage("unet1", encodes_with="mvae", settings={"prediction": "eps", "sparse": False}),
     Stage("unet2", starts_from="unet1", encodes_with="mvae", settings={"prediction": "v", "sparse": False}),
     Stage("unet3", starts_from="unet2", encodes_with="mvae", settings={"prediction": "v", "sparse": True}),
