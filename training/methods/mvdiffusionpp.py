@@ -12,7 +12,18 @@ from training.methods.base import Encoder, Generator, Stage, Trainable
 from training.methods.mvdiffusionpp_config import Config as MVDiffusionPPConfig
 from training.methods.mvdiffusionpp_config import smoke
 
-VAE_READS = ("resolution", "vae", "latent_scale", "vae_views", "perceptual", "perceptual_weight", "mask_weight", "kl_weight")
+VAE_READS = (
+    "resolution",
+    "vae",
+    "latent_scale",
+    "vae_views",
+    "perceptual",
+    "perceptual_weight",
+    "mask_weight",
+    "kl_weight",
+    "reconstruction",
+    "foreground_weight",
+)
 # `unet` for its cross-attention width, which the tokens must have.
 ENCODING_READS = ("resolution", "vae", "clip", "unet", "placeholder_mask")
 

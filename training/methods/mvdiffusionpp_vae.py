@@ -62,7 +62,7 @@ class VaeTraining:
     def loss(
         self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """L1 + perceptual + KL + mask BCE. All randomness was drawn with the example, so `generator` is not needed."""
+        """L1 or L2 + perceptual + KL + mask BCE. All randomness was drawn with the example, so `generator` is not needed."""
         batch = to_device(batch, next(module.parameters()).device)
         decoded, mean, logvar = module(batch["pictures"], batch["noise"])
         return vae_loss(batch["pictures"], decoded, mean, logvar, self.config)
@@ -102,12 +102,16 @@ def open_vae(folder: Path) -> MaskAwareVAE:
 def vae_loss(pictures: Tensor, decoded: Tensor, mean: Tensor, logvar: Tensor, config: Config) -> tuple[Tensor, dict[str, float | Tensor]]:
     """§5.4: the loss of latent diffusion on RGB, binary cross-entropy on the mask."""
     rgb, mask = decoded[:, :3], decoded[:, 3:]
-    l1 = (rgb - pictures[:, :3]).abs().mean()
-    bce = F.binary_cross_entropy_with_logits(mask, (pictures[:, 3:] + 1.0) / 2.0)
+    error = rgb - pictures[:, :3]
+    error = error.abs() if config.reconstruction == "l1" else error.square()
+    foreground = (pictures[:, 3:] + 1.0) / 2.0
+    weight = 1.0 + (config.foreground_weight - 1.0) * foreground
+    reconstruction = (weight / weight.mean() * error).mean()
+    bce = F.binary_cross_entropy_with_logits(mask, foreground)
     # Latent diffusion weights a KL sum against an L1 sum; dividing both by the number of RGB values keeps its weight's meaning.
     kl = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).sum() / pictures[:, :3].numel()
-    loss = l1 + config.mask_weight * bce + config.kl_weight * kl
-    terms: dict[str, float | Tensor] = {"l1": l1.detach(), "mask_bce": bce.detach(), "kl": kl.detach()}
+    loss = reconstruction + config.mask_weight * bce + config.kl_weight * kl
+    terms: dict[str, float | Tensor] = {config.reconstruction: reconstruction.detach(), "mask_bce": bce.detach(), "kl": kl.detach()}
     if config.perceptual == "gradient":
         edges = gradient_loss(rgb, pictures[:, :3])
         loss = loss + config.perceptual_weight * edges

@@ -14,6 +14,8 @@ class VaeConfig:
         norm_num_groups: groups of every group norm; must divide all widths.
         initial_logvar: added to the posterior's log variance when weights are random; at 0 the posterior noise drowns what a
             new encoder says, and short training never recovers.
+        picture_lanes: random weights start with the shrunken picture passed straight through (`open_picture_lanes`), since
+            short training from plain random weights never gets colour into the latents [C].
         pretrained: folder of a diffusers VAE (3 or 4 channels) to start from; None starts from random weights.
     """
 
@@ -22,6 +24,7 @@ class VaeConfig:
     latent_channels: int = 4
     norm_num_groups: int = 32
     initial_logvar: float = -6.0
+    picture_lanes: bool = False
     pretrained: str | None = None
 
     @property

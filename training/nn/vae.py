@@ -1,9 +1,12 @@
 """Mask-aware VAE: the latent-diffusion autoencoder with the object mask as a fourth channel (MVDiffusion++ §4.2, §5.4)."""
 
+from typing import Any, cast
+
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
+from infra.errors import UserError
 from training.nn.config import VaeConfig
 
 LATENT_POWER_MOMENTUM = 0.05
@@ -25,7 +28,55 @@ def empty_autoencoder(config: VaeConfig, channels: int = 4) -> AutoencoderKL:
     )
     with torch.no_grad():
         vae.quant_conv.bias[config.latent_channels :] += config.initial_logvar
+    if config.picture_lanes:
+        open_picture_lanes(vae, channels)
     return vae
+
+
+@torch.no_grad()
+def open_picture_lanes(vae: AutoencoderKL, channels: int = 4) -> None:
+    """Start a random VAE near a blur: the first latents follow the shrunken picture, and decoding enlarges them again.
+
+    Every picture channel c runs as +x in channel 2c and -x in channel 2c + 1 of all levels. Residual branches start silent
+    there, and silu(x) - silu(-x) = x takes the pair out again. All other weights stay random.
+    """
+    lanes = 2 * channels
+    encoder, decoder, settings = cast(Any, vae.encoder), cast(Any, vae.decoder), cast(Any, vae.config)
+    if min(settings.block_out_channels) < lanes or settings.latent_channels < channels:
+        raise UserError(
+            f"picture_lanes needs widths of at least {lanes} and {channels} latent channels", "widen the VAE or turn picture_lanes off"
+        )
+
+    def start(conv: Any, entries: dict[tuple[int, int], float], rows: int, spread: bool = False) -> None:
+        weight, bias = cast(Tensor, conv.weight), cast(Tensor, conv.bias)
+        weight[:rows] = 0.0
+        bias[:rows] = 0.0
+        for (row, column), value in entries.items():
+            if spread:
+                weight[row, column] = value / weight[row, column].numel()
+            elif weight.ndim == 4:
+                weight[row, column, weight.shape[2] // 2, weight.shape[3] // 2] = value
+
+    split = {(2 * c + side, c): 1.0 - 2.0 * side for c in range(channels) for side in (0, 1)}
+    join = {(c, row): sign for (row, c), sign in split.items()}
+    straight = {(c, c): 1.0 for c in range(lanes)}
+    start(encoder.conv_in, split, lanes)
+    start(encoder.conv_out, join, channels)
+    start(vae.quant_conv, {(c, c): 1.0 for c in range(channels)}, channels)
+    start(vae.post_quant_conv, {(c, c): 1.0 for c in range(channels)}, channels)
+    start(decoder.conv_in, split, lanes)
+    start(decoder.conv_out, join, channels)
+    for block in (*encoder.down_blocks, encoder.mid_block, decoder.mid_block, *decoder.up_blocks):
+        for residual in block.resnets:
+            start(residual.conv2, {}, lanes)
+            if residual.conv_shortcut is not None:
+                start(residual.conv_shortcut, straight, lanes)
+        for attention in getattr(block, "attentions", None) or ():
+            start(attention.to_out[0], {}, lanes)
+        for down in getattr(block, "downsamplers", None) or ():
+            start(down.conv, straight, lanes, spread=True)
+        for up in getattr(block, "upsamplers", None) or ():
+            start(up.conv, straight, lanes)
 
 
 def widen_to_mask(rgb: AutoencoderKL) -> AutoencoderKL:
