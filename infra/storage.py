@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -60,13 +61,20 @@ class Location:
 
     @property
     def name(self) -> str:
-        return self.uri.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
+        path = self.uri if self.is_local else self.uri.partition("?")[0]
+        return path.rstrip("/").rsplit("/", 1)[-1]
 
     def __str__(self) -> str:
         return self.uri
 
+    @property
+    def shown(self) -> str:
+        """The text for logs, tables and tracking tags: keys inside a URL are hidden."""
+        return re.sub(r"//[^/@]+@", "//***@", self.uri)
+
     def __truediv__(self, name: str) -> "Location":
-        base, mark, query = self.uri.partition("?")
+        # A local name may hold a question mark; in a URL it begins the options.
+        base, mark, query = (self.uri, "", "") if self.is_local else self.uri.partition("?")
         return Location(f"{base.rstrip('/')}/{name}{mark}{query}")
 
     @cached_property

@@ -105,7 +105,7 @@ def run(steps: list[Step], label: str, store: Store, plan: Plan, tracking: Track
         if decision.state == "done" and kind == "build" and decision.record is not None:
             outcome.records[step.name] = decision.record
             tracking.reused(decision.record)
-            say(f"[{step.name}] {decision.reason}: {store.data(decision.record)}")
+            say(f"[{step.name}] {decision.reason}: {store.data(decision.record).shown}")
             continue
         if decision.state == "waiting":
             raise UserError(
@@ -131,7 +131,7 @@ def _build(decision: Decision, kind: str, label: str, store: Store, tracking: Tr
             if ready is not None:
                 return ready
         building = store.open_build(step.name, label, decision.fingerprint, kind)
-        say(f"[{step.name}] {decision.reason if kind == 'build' else kind} -> {folder / building.build_id}")
+        say(f"[{step.name}] {decision.reason if kind == 'build' else kind} -> {(folder / building.build_id).shown}")
         run_ = tracking.step_run(step, label, building.build_id)
         started = time.time()
         job = Job(

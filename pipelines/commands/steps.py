@@ -10,6 +10,7 @@ from typing import Any
 
 from infra import cluster, tracking
 from infra.provenance import git_commit
+from infra.storage import Location
 from pipelines import graph, settings
 from pipelines.artifact import Record, Store
 from pipelines.context import Context
@@ -38,7 +39,7 @@ def run_steps(options: argparse.Namespace) -> dict[str, Any]:
     plan = _plan(steps, options)
     decisions = decide_all(steps, context.label, context.store)
     refuse_changes(decisions, plan, context.label)
-    say(f"recipe {context.recipe.name}, label {context.label}, store {context.store.root}")
+    say(f"recipe {context.recipe.name}, label {context.label}, store {context.store.root.shown}")
     if any(d.state != "done" and plan.touches(d.step.name) for d in decisions) or plan.rerun or plan.retry_failed:
         cluster.attach()
         cluster.check_size({s.name: s.resources for s in steps if plan.touches(s.name)})
@@ -96,7 +97,7 @@ def _tags(context: Context) -> dict[str, str]:
     return {
         "mvforge.recipe": context.recipe.name,
         "mvforge.label": context.label,
-        "mvforge.store": str(context.store.root),
+        "mvforge.store": context.store.root.shown,
         "mvforge.git_commit": git_commit(),
     }
 
@@ -133,7 +134,7 @@ def _print_result(result: dict[str, Any]) -> None:
     if "register" in steps:
         print(f"model     {steps['register']['facts']['model']}")
     if "report" in steps:
-        print(f"report    {steps['report']['path']}/report.html")
+        print(f"report    {(Location(steps['report']['path']) / 'report.html').shown}")
     print(f"tracking  {mlflow_command(result['tracking_uri'])}")
 
 
@@ -167,7 +168,7 @@ def plan_steps(options: argparse.Namespace) -> dict[str, Any]:
     ]
     rows = [dataclasses.asdict(each) for each in planned]
     if not options.json:
-        print(f"recipe {context.recipe.name}, label {context.label}, store {context.store.root}\n")
+        print(f"recipe {context.recipe.name}, label {context.label}, store {context.store.root.shown}\n")
         _table(rows, ["step", "action", "last_seconds", "reason"])
         known = [each.last_seconds for each in planned if each.action == "run" and each.last_seconds is not None]
         unknown = sum(each.action == "run" and each.last_seconds is None for each in planned)
@@ -185,7 +186,7 @@ def show_status(options: argparse.Namespace) -> dict[str, Any]:
     context = Context.open(options.recipe, options.sets, options.label, options.store)
     rows = [_status_row(context, d) for d in decide_all(graph.build(context.recipe), context.label, context.store)]
     if not options.json:
-        print(f"recipe {context.recipe.name}, label {context.label}, store {context.store.root}\n")
+        print(f"recipe {context.recipe.name}, label {context.label}, store {context.store.root.shown}\n")
         _table(rows, ["step", "state", "completed", "failed", "rejected", "detail"])
     return {"recipe": context.recipe.name, "label": context.label, "steps": rows}
 
@@ -202,7 +203,7 @@ def _status_row(context: Context, decision: Decision) -> dict[str, Any]:
     elif building is not None:
         state, detail = "interrupted", "run again to go on"
     elif decision.state == "done" and record is not None:
-        detail = str(context.store.data(record))
+        detail = context.store.data(record).shown
     elif decision.state == "waiting":
         state = "stale" if record is not None else "missing"
     counts = {key: getattr(record, key) if record is not None else None for key in ("completed", "failed", "rejected")}

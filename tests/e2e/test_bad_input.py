@@ -21,7 +21,7 @@ def test_broken_files_are_recorded_and_can_be_mended(smoke_chain: Chain, tmp_pat
     folder.mkdir()
     good = sorted((smoke_chain.store / "fetch" / "_cache" / "files").glob("*.glb"))
     for number, path in enumerate(good):
-        shutil.copy(path, folder / f"object {number}; $(touch x) 'quoted'.glb")
+        shutil.copy(path, folder / f"object {number}?; $(touch x) 'quoted' #1.glb")
     (folder / "broken.glb").write_bytes(good[0].read_bytes()[:500])
     (folder / "notes.txt").write_text("not an object")
     chain = Chain(tmp_path / "home", {})

@@ -39,6 +39,12 @@ def test_locations_on_s3(bucket):
     assert not place.exists()
 
 
+def test_keys_in_a_url_are_not_shown():
+    place = Location("s3://key:secret@forge/store?endpoint_override=localhost:1&scheme=http") / "report.html"
+    assert place.shown == "s3://***@forge/store/report.html?endpoint_override=localhost:1&scheme=http"
+    assert Location("/data/a@b").shown == "/data/a@b"
+
+
 def test_the_data_steps_on_s3(bucket, tmp_path: Path, ray_cluster):
     chain = Chain(tmp_path, {})
     result = chain.mvforge("run", "smoke", "--only", "data", "--store", bucket)
@@ -47,3 +53,14 @@ def test_the_data_steps_on_s3(bucket, tmp_path: Path, ray_cluster):
     assert chain.mvforge("run", "smoke", "--only", "data", "--store", bucket)["ran"] == []
     names = {entry.name.split("/")[-1] for entry in (Location(bucket) / "render" / "smoke").walk()}
     assert {"record.json", "ledger.parquet", "part-00000.parquet", "sheet.webp"} <= names and "lease.json" not in names
+
+
+@pytest.mark.long
+def test_the_whole_chain_on_s3(bucket, tmp_path: Path, ray_cluster):
+    """Training checkpoints, the generator folder, meshes and the report go through the object store too."""
+    chain = Chain(tmp_path, {})
+    url = bucket.replace("/store?", "/whole?")
+    result = chain.mvforge("run", "smoke", "--store", url)
+    assert result["ran"][-1] == "report" and len(result["ran"]) == 15
+    assert (Location(result["steps"]["report"]["path"]) / "report.html").exists()
+    assert chain.mvforge("run", "smoke", "--store", url)["ran"] == []
