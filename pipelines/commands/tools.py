@@ -66,7 +66,7 @@ def export_one(options: argparse.Namespace) -> dict[str, Any]:
             f"no object '{options.uid}' in {options.store}",
             f"the nearest are {', '.join(near)}" if near else "the store lists its objects in ledger.parquet",
         )
-    export_views(store, options.uid, options.out)
+    export_views(store, options.uid, Location(absolute(str(options.out), "the output folder")))
     if not options.json:
         print(f"{options.out / 'transforms.json'}")
     return {"completed": 1, "failed": 0, "rejected": 0, "out": str(options.out)}

@@ -17,7 +17,7 @@ def test_render_export_reconstruct_score(smoke_chain: Chain, tmp_path: Path):
     good = sorted((smoke_chain.store / "fetch" / "_cache" / "files").glob("*.glb"))[:2]
     for path in good:
         shutil.copy(path, folder)
-    (folder / "broken.glb").write_bytes(b"glTF nonsense")
+    (folder / "broken.glb").write_bytes(b"neither magic nor header")
     chain = Chain(tmp_path / "home", {})
     store = str(tmp_path / "views")
     render = ["render", "--source", f"local:{folder}", "--store", store, "--resolution", "48", "--samples", "2", "--conditions", "1"]

@@ -45,7 +45,7 @@ def _fit(trainable: Trainable, obj: TrainObject, steps: int, lr: float) -> torch
     return module
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_32_views_of_one_object_are_sampled_at_25_db(tmp_path: Path) -> None:
     torch.set_num_threads(2)  # the longest single test; its result does not hang on the last bits
     views = painted_views("one", 32, num_conditions=1)
