@@ -73,8 +73,9 @@ def attach() -> None:
 
 def _quiet_ray_data() -> None:
     """Leave progress to the steps: Ray Data's own is twenty lines every ten seconds in a job's log. Its log files stay whole."""
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # read at import
+    from ray.data import DataContext  # a second of import that only drivers of steps need
 
+    DataContext.get_current().enable_progress_bars = False
     for handler in logging.getLogger("ray.data").handlers:
         if not isinstance(handler, logging.FileHandler) and "File" not in type(handler).__name__:
             handler.setLevel(logging.WARNING)

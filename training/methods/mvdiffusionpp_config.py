@@ -137,7 +137,7 @@ def paper() -> Config:
 
 
 def small() -> Config:
-    """For one GPU: 128 px, 16x16 latents, some 40 M parameters."""
+    """For one GPU: 128 px, 16x16 latents, 21 M parameters in the VAE and 70 M in the denoiser."""
     return Config(
         resolution=128,
         vae=VaeConfig(block_out_channels=(64, 128, 256, 256)),
@@ -157,7 +157,7 @@ def small() -> Config:
 
 
 def tiny() -> Config:
-    """For two CPU cores: 64 px, 8x8 latents, the paper's shape in a million or two of parameters."""
+    """For two CPU cores: 64 px, 8x8 latents, the paper's shape in 0.9 M (VAE) and 4.3 M (denoiser) parameters."""
     return Config(
         resolution=64,
         vae=VaeConfig(block_out_channels=(16, 32, 48, 64), layers_per_block=1, norm_num_groups=8, picture_lanes=True),
