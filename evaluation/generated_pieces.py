@@ -85,4 +85,4 @@ class Pieces:
         for key in keys.values():
             table = self._file(key).read_table()
             if table.column("ledger_status")[0].as_py() == "ok":
-                yield table.select(SCHEMA.names)
+                yield table.select([name for name in SCHEMA.names if name in table.column_names])

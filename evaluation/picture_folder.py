@@ -8,18 +8,24 @@ from PIL import Image, UnidentifiedImageError
 from infra.errors import UserError
 
 PICTURE_SUFFIXES = (".png", ".webp")
+PASS_FOLDERS = ("mask", "depth", "normal", "albedo")
 
 
 def pictures_in(folder: Path) -> dict[str, Path]:
     """Relative name without suffix -> file, of all PNG and WebP pictures below `folder`, sorted.
+
+    Of what `mvforge export-views` wrote only `images/` counts, not the masks and passes beside it.
 
     Raises UserError for a folder that is absent or empty, and for two files of one name.
     """
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder}", "check the path")
     found: dict[str, Path] = {}
+    is_export = (folder / "images").is_dir()
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in PICTURE_SUFFIXES or not path.is_file():
+            continue
+        if is_export and path.relative_to(folder).parts[0] in PASS_FOLDERS:
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:

@@ -24,6 +24,8 @@ import pyarrow.parquet as pq
 
 from infra.errors import UserError
 
+COPY_BYTES = 8 << 20
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -134,7 +136,8 @@ class Location:
     def read_json(self) -> Any:
         return json.loads(self.read_bytes())
 
-    def write_bytes(self, data: bytes) -> None:
+    def write_bytes(self, data: bytes | pa.Buffer, sync: bool = True) -> None:
+        """Write the whole file; without `sync` it survives the death of the process at once, that of the machine later."""
         if not self.is_local:
             with self.fs.open_output_stream(self.path) as stream:
                 stream.write(data)
@@ -143,7 +146,8 @@ class Location:
             with open(temporary, "wb") as stream:
                 stream.write(data)
                 stream.flush()
-                os.fsync(stream.fileno())
+                if sync:
+                    os.fsync(stream.fileno())
 
     @contextlib.contextmanager
     def _temporary(self) -> Iterator[str]:
@@ -156,6 +160,21 @@ class Location:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Path]:
+        """A local path to fill, for files too big for memory; what it holds becomes this place when the block ends well."""
+        if self.is_local:
+            with self._temporary() as temporary:
+                yield Path(temporary)
+                with open(temporary, "rb") as stream:
+                    os.fsync(stream.fileno())
+            return
+        with tempfile.TemporaryDirectory(prefix="mvforge-") as folder:
+            local = Path(folder) / "data"
+            yield local
+            with open(local, "rb") as source, self.fs.open_output_stream(self.path) as target:
+                shutil.copyfileobj(source, target, COPY_BYTES)
 
     def write_text(self, text: str) -> None:
         self.write_bytes(text.encode())
@@ -177,10 +196,11 @@ class Location:
     def upload(self, source: Path) -> None:
         """Copy a local file or tree to this place, file by file."""
         if source.is_file():
-            self.write_bytes(source.read_bytes())
+            with self.writing() as file:
+                shutil.copyfile(source, file)
             return
         for path in sorted(p for p in source.rglob("*") if p.is_file()):
-            (self / path.relative_to(source).as_posix()).write_bytes(path.read_bytes())
+            (self / path.relative_to(source).as_posix()).upload(path)
 
     def download(self, target: Path) -> None:
         """Copy this file or tree to a local path."""

@@ -1,7 +1,7 @@
 """[step] Views -> the objects worth keeping, and why the others are not. Items counted are objects.
 
-Blank and clipped objects are dropped from every split. Objects of the training split that look like a held-out
-object are dropped from training, so that no score is earned by memory.
+Objects whose pictures are faulty are dropped from every split (`rendering/gates.py`). Of objects that look the same one
+is kept: a held-out one before one of the training split, so that no score is earned by memory, then the smallest uid.
 """
 
 import dataclasses
@@ -9,37 +9,54 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 
 from infra.errors import UserError
 from infra.fanout import fan_out
 from infra.job import Job, Summary
 from infra.storage import Location
-from rendering.blender import coverage, touches_border
-from rendering.fingerprint import Fingerprint, fingerprint, likeness
-from rendering.views import TARGET, ViewSet, ViewStore
+from rendering.duplicates import alike_pairs
+from rendering.fingerprint import Fingerprint, fingerprint
+from rendering.gates import GateConfig, Measures, faults, measure
+from rendering.rejected_page import Rejection, rejected_page
+from rendering.views import ViewStore
 
 CHUNK_OBJECTS = 32
+DUPLICATE, HELDOUT_DUPLICATE = "duplicate", "heldout_duplicate"
 KEPT = pa.schema([("uid", pa.string()), ("split", pa.string())])
-REJECTED = pa.schema([("uid", pa.string()), ("split", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+REJECTED = pa.schema([(name, pa.string()) for name in ("uid", "split", "reason", "detail", "like")])
+MEASURES = pa.schema(
+    [
+        ("fullest", pa.float64()),
+        ("emptiest", pa.float64()),
+        ("clipped", pa.float64()),
+        ("pink", pa.float64()),
+        ("colour_std", pa.float64()),
+        ("colours", pa.int64()),
+        ("brightness", pa.float64()),
+        ("distinct_views", pa.int64()),
+    ]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurateConfig:
-    """Thresholds.
+class CurateConfig(GateConfig):
+    """Thresholds: those of the picture gates, and when two objects look the same.
 
     Attributes:
-        min_coverage: an object is `blank` when its fullest target covers less than this part of the picture.
-        max_clipped: an object is `clipped` when more than this fraction of its targets touch the border.
+        duplicates: `all` drops every object that looks like another, `heldout` only training objects that look like a
+            held-out one, `none` keeps all.
         max_hash_distance: mean differing pHash bits (of 64) up to which two objects may be the same ...
         max_colour_distance: ... if their foreground RMS colour difference (0..1) is also at most this.
     """
 
-    min_coverage: float = 0.002
-    max_clipped: float = 0.5
+    duplicates: str = "all"
     max_hash_distance: float = 6.0
     max_colour_distance: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.duplicates not in ("all", "heldout", "none"):
+            raise UserError(f"curate.duplicates is '{self.duplicates}'", "choose one of: all, heldout, none")
 
 
 @dataclass(frozen=True)
@@ -47,45 +64,36 @@ class Look:
     """What curation measures on one object."""
 
     uid: str
-    fullest: float
-    clipped: float
+    measures: Measures
+    faults: tuple[tuple[str, str], ...]
     fingerprint: Fingerprint
 
 
-@dataclass(frozen=True)
-class Rejection:
-    """One row of `rejected.parquet`."""
-
-    uid: str
-    split: str
-    reason: str
-    detail: str
-
-
 def run(config: CurateConfig, *, views: Location, out: Location, job: Job) -> Summary:
-    """Write `kept.parquet` (uid, split) and `rejected.parquet` (uid, split, reason, detail).
+    """Write `kept.parquet` (uid, split), `rejected.parquet` (uid, split, reason, detail, like), `rejected.html`, and
+    `ledger.parquet`: the rows of the render's ledger with the verdict and what it was measured on.
 
     Raises:
         UserError: nothing is left to train on.
     """
-    ledger = (views / "ledger.parquet").read_table(columns=["uid", "split", "status"]).to_pylist()
-    splits = {row["uid"]: row["split"] for row in ledger if row["status"] == "ok"}
-    looks = _looks(sorted(splits), views, job)
-    rejected = [rejection for look in looks.values() if (rejection := _picture_fault(look, splits[look.uid], config))]
-    gone = {rejection.uid for rejection in rejected}
-    heldout = [look for uid, look in looks.items() if splits[uid] != "train" and uid not in gone]
-    training = [look for uid, look in looks.items() if splits[uid] == "train" and uid not in gone]
-    rejected += list(heldout_duplicates(training, heldout, config))
+    ledger = (views / "ledger.parquet").read_table()
+    rows = ledger.select(["uid", "split", "status"]).to_pylist()
+    splits = {row["uid"]: row["split"] for row in rows if row["status"] == "ok"}
+    looks = _looks(sorted(splits), views, config, job)
+    rejected = [_picture_fault(look, splits[look.uid]) for look in looks.values() if look.faults]
+    rejected += duplicates([look for look in looks.values() if not look.faults], splits, config)
     gone = {rejection.uid for rejection in rejected}
     kept = [{"uid": uid, "split": split} for uid, split in sorted(splits.items()) if uid not in gone]
     (out / "rejected.parquet").write_table(pa.Table.from_pylist([dataclasses.asdict(r) for r in rejected], schema=REJECTED))
+    (out / "rejected.html").write_text(rejected_page(rejected, ViewStore(views), len(splits)))
+    (out / "ledger.parquet").write_table(_judged(ledger, looks, rejected))
     (out / "kept.parquet").write_table(pa.Table.from_pylist(kept, schema=KEPT))
     if not any(row["split"] == "train" for row in kept):
         raise UserError(f"curation leaves nothing to train on ({_counts(rejected)})", "loosen curate.* or add objects to the source")
     facts = {
         "reasons": dict(Counter(r.reason for r in rejected)),
         "kept": dict(Counter(row["split"] for row in kept)),
-        "training_objects_like_heldout": sum(r.reason == "heldout_duplicate" for r in rejected),
+        "training_objects_like_heldout": sum(r.reason == HELDOUT_DUPLICATE for r in rejected),
     }
     return Summary(completed=len(kept), rejected=len(rejected), facts=facts)
 
@@ -94,48 +102,61 @@ def _counts(rejected: list[Rejection]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in Counter(r.reason for r in rejected).most_common()) or "nothing rejected"
 
 
-def _looks(uids: list[str], views: Location, job: Job) -> dict[str, Look]:
+def _looks(uids: list[str], views: Location, config: CurateConfig, job: Job) -> dict[str, Look]:
     """Measure every object, in chunks, on the cluster when one is connected."""
     chunks = [tuple(uids[start : start + CHUNK_OBJECTS]) for start in range(0, len(uids), CHUNK_OBJECTS)]
     found: dict[str, Look] = {}
-    for _, result in fan_out(look_at, chunks, job, "curate", views=views):
+    for _, result in fan_out(look_at, chunks, job, "curate", views=views, config=config):
         if isinstance(result, Exception):
             raise result
         found.update({look.uid: look for look in result})
     return dict(sorted(found.items()))
 
 
-def look_at(uids: Iterable[str], views: Location) -> list[Look]:
+def look_at(uids: Iterable[str], views: Location, config: CurateConfig) -> list[Look]:
     """Measure some objects of a store."""
-    store = ViewStore(views)
-    return [_look(store.read(uid)) for uid in uids]
+    store, looks = ViewStore(views), []
+    for uid in uids:
+        one = store.read(uid)
+        measures = measure(one, config)
+        looks.append(Look(uid, measures, tuple(faults(measures, config)), fingerprint(one)))
+    return looks
 
 
-def _look(views: ViewSet) -> Look:
-    rgba = views.with_role(TARGET).rgba
-    return Look(views.uid, float(coverage(rgba).max()), float(touches_border(rgba).mean()), fingerprint(views))
+def _picture_fault(look: Look, split: str) -> Rejection:
+    """The first fault is the reason; the others follow in the detail."""
+    (reason, detail), *others = look.faults
+    return Rejection(look.uid, split, reason, "; also ".join([detail, *(f"{name}: {text}" for name, text in others)]))
 
 
-def _picture_fault(look: Look, split: str, config: CurateConfig) -> Rejection | None:
-    if look.fullest < config.min_coverage:
-        return Rejection(look.uid, split, "blank", f"the fullest view covers {look.fullest:.4%} of the picture")
-    if look.clipped > config.max_clipped:
-        return Rejection(look.uid, split, "clipped", f"{look.clipped:.0%} of the views touch the border")
-    return None
+def duplicates(looks: list[Look], splits: dict[str, str], config: CurateConfig) -> list[Rejection]:
+    """The objects that look like one that is kept, whichever way they face."""
+    if config.duplicates == "none":
+        return []
+    # Held-out objects come first, so the earlier one of a pair is the one to keep.
+    order = sorted(looks, key=lambda look: (splits[look.uid] == "train", look.uid))
+    pairs = list(alike_pairs([look.fingerprint for look in order], config.max_hash_distance, config.max_colour_distance))
+    found: dict[str, Rejection] = {}
+    for first, second, alike in sorted(pairs, key=lambda pair: (pair[1], pair[0])):
+        keep, drop = order[first].uid, order[second].uid
+        leak = splits[keep] != "train" and splits[drop] == "train"
+        if keep in found or drop in found or not (leak or config.duplicates == "all"):
+            continue
+        what = f"held-out {keep}" if leak else keep
+        detail = f"looks like {what}: {alike.bits:.1f} bits, colour {alike.colour:.3f}"
+        found[drop] = Rejection(drop, splits[drop], HELDOUT_DUPLICATE if leak else DUPLICATE, detail, keep)
+    return [found[uid] for uid in sorted(found)]
 
 
-def heldout_duplicates(training: Iterable[Look], heldout: Iterable[Look], config: CurateConfig) -> Iterable[Rejection]:
-    """Training objects that look like a held-out one, whichever way they face."""
-    rest = list(heldout)
-    means = np.array([other.fingerprint.thumbnails.mean((0, 1, 2)) for other in rest]).reshape(len(rest), 4)
-    covers = np.array([other.fingerprint.thumbnails[..., 3].mean() for other in rest])
-    for look in training:
-        mean = look.fingerprint.thumbnails.mean((0, 1, 2))
-        # The mean over the ring is the same for every turn, and bounds the RMS difference from below.
-        bound = np.sqrt(((means - mean) ** 2).mean(1) / np.maximum(covers + mean[3], 1e-6))
-        for index in np.flatnonzero(bound <= config.max_colour_distance):
-            alike = likeness(look.fingerprint, rest[index].fingerprint)
-            if alike.bits <= config.max_hash_distance and alike.colour <= config.max_colour_distance:
-                detail = f"looks like held-out {rest[index].uid}: {alike.bits:.1f} bits, colour {alike.colour:.3f}"
-                yield Rejection(look.uid, "train", "heldout_duplicate", detail)
-                break
+def _judged(ledger: pa.Table, looks: dict[str, Look], rejected: list[Rejection]) -> pa.Table:
+    """The ledger with `gate` (kept, rejected, or null where there are no pictures), `gate_reason`, `gate_detail` and measures."""
+    reasons, uids = {one.uid: one for one in rejected}, ledger.column("uid").to_pylist()
+    verdicts = [None if uid not in looks else "rejected" if uid in reasons else "kept" for uid in uids]
+    ledger = ledger.append_column("gate", pa.array(verdicts, pa.string()))
+    for name in ("reason", "detail"):
+        values = [getattr(reasons[uid], name) if uid in reasons else None for uid in uids]
+        ledger = ledger.append_column(f"gate_{name}", pa.array(values, pa.string()))
+    for field in MEASURES:
+        measured = [getattr(looks[uid].measures, field.name) if uid in looks else None for uid in uids]
+        ledger = ledger.append_column(field.name, pa.array(measured, field.type))
+    return ledger

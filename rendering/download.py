@@ -1,82 +1,96 @@
-"""One file over http, https or file://, complete and verified or not at all."""
+"""One file from the first of several addresses that gives it, complete and verified or not at all."""
 
-import hashlib
-import http.client
-import os
+import random
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
-import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from infra.storage import sha256_of
+from rendering.pace import Pace
+from rendering.part_file import claimed, forget
 from rendering.sources.base import Fetched, FetchError
+from rendering.transfer import DEFAULT_POLICY, DownloadPolicy, Passing, receive
 
-_BLOCK = 1 << 16
-_RETRIED = {"timeout", "connection", "server_error", "truncated", "checksum"}
+SAMPLE_BYTES = 256 << 10
+
+__all__ = ["DEFAULT_POLICY", "DownloadPolicy", "WrongBytes", "download"]
 
 
-@dataclass(frozen=True)
-class DownloadPolicy:
-    """How long to wait and how often to try.
+class WrongBytes(FetchError):
+    """A complete answer that is not the file. `sample` is its beginning, `sha256` and `size` are those of the whole.
 
-    Attributes:
-        attempts: tries per file in all.
-        timeout_s: longest wait for a connection or for the next bytes.
-        limit_s: longest duration of one attempt.
-        backoff_s: pause before the second attempt; doubles each time unless the server names one, at most `backoff_limit_s`.
+    `is_final` when no other answer is to be expected from that address.
     """
 
-    attempts: int = 4
-    timeout_s: float = 30.0
-    limit_s: float = 1800.0
-    backoff_s: float = 1.0
-    backoff_limit_s: float = 60.0
-
-
-DEFAULT_POLICY = DownloadPolicy()
-
-
-class _Retryable(FetchError):
-    """Carries the pause that a server asked for."""
-
-    retry_after_s: float | None = None
+    def __init__(self, reason: str, detail: str, sha256: str = "", size: int = 0, sample: bytes = b"", is_final: bool = True) -> None:
+        super().__init__(reason, detail)
+        self.sha256, self.size, self.sample, self.is_final = sha256, size, sample, is_final
 
 
 def download(
-    url: str,
+    address: str | Sequence[str],
     place: Callable[[str], Path],
     *,
     sha256: str | None = None,
     check: Callable[[Path], object] | None = None,
     policy: DownloadPolicy = DEFAULT_POLICY,
+    pace: Pace | None = None,
     sleep: Callable[[float], None] = time.sleep,
+    chance: Callable[[], float] = random.random,
 ) -> Fetched:
-    """Fetch `url` into the file that `place` names for the content's sha256.
+    """Fetch one file into the place that `place` names for the content's sha256.
 
-    The bytes go to a unique temporary file beside the target (the folder of `place("")`), are verified, synced and
-    renamed, so that several processes may fetch the same file and nobody sees half of it.
+    The bytes go to a part file beside the target (the folder of `place("")`), are verified, synced and renamed: several
+    processes may fetch the same file and nobody sees half of it. A part file outlives its process; the next attempt,
+    here or in another process, continues it where the server allows that.
 
     Args:
+        address: one URL, or mirrors of the same file in order of preference.
         sha256: expected hex digest, where known.
-        check: looks at the complete temporary file and raises FetchError when it is not what it should be.
+        check: looks at the complete part file and raises FetchError when it is not what it should be.
     Raises:
-        FetchError: `not_found`, `http_error`, `bad_url`, or after all attempts `timeout`, `connection`, `server_error`,
-            `truncated`, `checksum`, or what `check` raised.
+        FetchError: after all attempts the trouble of the most promising address: `Passing` (`timeout`, `connection`,
+            `server_error`, `rate_limited`, `truncated`, `bad_range`), `WrongBytes` (`checksum`, or what `check` raised),
+            or `not_found`, `http_error`, `bad_url`, `too_large`.
     """
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
-        raise FetchError("bad_url", f"{url[:200]!r} is not an http, https or file URL")
+    waiting = [address] if isinstance(address, str) else list(address)
+    mirrors = tuple(waiting)
+    troubles: dict[str, FetchError] = {}
     for attempt in range(1, policy.attempts + 1):
-        try:
-            return _attempt(url, place, sha256, check, policy)
-        except FetchError as error:
-            if error.reason not in _RETRIED or attempt == policy.attempts:
-                raise FetchError(error.reason, f"{url}: {error.detail} (attempt {attempt})") from error
-            pause = getattr(error, "retry_after_s", None)
-            sleep(min(policy.backoff_s * 2 ** (attempt - 1) if pause is None else pause, policy.backoff_limit_s))
-    raise ValueError(f"attempts is {policy.attempts}, must be at least 1")
+        pause = policy.backoff_s * 2 ** (attempt - 1)
+        for url in tuple(waiting):
+            try:
+                fetched = _attempt(url, place, sha256, check, policy, pace or Pace())
+            except FetchError as error:
+                if not isinstance(error, Passing) and not _worth_another(error, troubles.get(url)):
+                    waiting.remove(url)
+                pause = max(pause, getattr(error, "retry_after_s", None) or 0.0)
+                troubles[url] = error
+                continue
+            for other in mirrors:
+                forget(Path(fetched.path).parent, other)
+            return fetched
+        if not waiting:
+            break
+        if attempt < policy.attempts:
+            # A random part, so that workers which failed together do not return together.
+            sleep(min(pause, policy.backoff_limit_s) * (1.0 + chance() / 2))
+    url, trouble = max(troubles.items(), key=lambda item: _promise(item[1]))
+    trouble.detail = f"{url}: {trouble.detail} (attempt {attempt})"
+    raise trouble
+
+
+def _worth_another(error: FetchError, before: FetchError | None) -> bool:
+    """Wrong bytes may be a passing error page; the same wrong bytes twice are what this address has."""
+    if not isinstance(error, WrongBytes) or error.is_final:
+        return False
+    return not (isinstance(before, WrongBytes) and before.sha256 == error.sha256)
+
+
+def _promise(error: FetchError) -> int:
+    """Which of several addresses' troubles stands for the file: that which is likeliest to end well another day."""
+    return 2 if isinstance(error, Passing) else 1 if isinstance(error, WrongBytes) else 0
 
 
 def _attempt(
@@ -85,69 +99,24 @@ def _attempt(
     sha256: str | None,
     check: Callable[[Path], object] | None,
     policy: DownloadPolicy,
+    pace: Pace,
 ) -> Fetched:
-    folder = place("").parent
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{uuid.uuid4().hex}.tmp"
-    try:
-        found, size = _receive(url, temporary, policy)
-        if sha256 is not None and found != sha256:
-            raise FetchError("checksum", f"sha256 is {found}, expected {sha256}")
-        if check is not None:
-            check(temporary)
-        target = place(found)
-        os.replace(temporary, target)
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
+        raise FetchError("bad_url", f"{url[:200]!r} is not an http, https or file URL")
+    with claimed(place("").parent, url) as part:
+        receive(url, part, policy, pace)
+        found = sha256_of(part.path)
+        try:
+            if sha256 is not None and found != sha256:
+                raise FetchError("checksum", f"sha256 is {found}, expected {sha256}")
+            if check is not None:
+                check(part.path)
+        except FetchError as error:
+            with open(part.path, "rb") as stream:
+                sample = stream.read(SAMPLE_BYTES)
+            size = part.size
+            part.discard()
+            raise WrongBytes(error.reason, error.detail, found, size, sample, is_final=found == sha256) from error
+        target, size = place(found), part.size
+        part.finish(target)
         return Fetched(str(target), found, size)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _receive(url: str, temporary: Path, policy: DownloadPolicy) -> tuple[str, int]:
-    """Stream to disk; returns the hex sha256 and the size. Raises FetchError for every way a transfer can end badly."""
-    try:
-        with urllib.request.urlopen(url, timeout=policy.timeout_s) as response, open(temporary, "wb") as stream:
-            found, size = _copy(response, stream, time.monotonic() + policy.limit_s)
-            declared = response.headers.get("Content-Length")
-            stream.flush()
-            os.fsync(stream.fileno())
-    except urllib.error.HTTPError as error:
-        raise _from_status(error) from error
-    except urllib.error.URLError as error:
-        raise _from_reason(error.reason) from error
-    except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        raise _from_reason(error) from error
-    if declared is not None and size != int(declared):
-        raise FetchError("truncated", f"{size} of {declared} bytes arrived")
-    return found, size
-
-
-def _copy(response, stream, deadline: float) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    while block := response.read1(_BLOCK):
-        if time.monotonic() > deadline:
-            raise FetchError("timeout", f"not complete in time, {size} bytes arrived")
-        digest.update(block)
-        stream.write(block)
-        size += len(block)
-    return digest.hexdigest(), size
-
-
-def _from_status(error: urllib.error.HTTPError) -> FetchError:
-    if error.code in (404, 410):
-        return FetchError("not_found", f"HTTP {error.code}")
-    if error.code < 500 and error.code not in (408, 425, 429):
-        return FetchError("http_error", f"HTTP {error.code}")
-    failure = _Retryable("server_error", f"HTTP {error.code}")
-    pause = error.headers.get("Retry-After", "")
-    failure.retry_after_s = float(pause) if pause.isdigit() else None
-    return failure
-
-
-def _from_reason(reason: object) -> FetchError:
-    if isinstance(reason, FileNotFoundError | IsADirectoryError):
-        return FetchError("not_found", str(reason))
-    if isinstance(reason, TimeoutError):
-        return FetchError("timeout", "no answer in time")
-    if isinstance(reason, http.client.IncompleteRead):
-        return FetchError("truncated", str(reason))
-    return FetchError("connection", f"{type(reason).__name__}: {reason}")

@@ -1,13 +1,8 @@
 """[step] Every object of a catalog as a verified file, or a row that says why not."""
 
-import hashlib
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import ray
@@ -16,74 +11,66 @@ from infra.errors import UserError
 from infra.job import Job, Summary
 from infra.storage import Location
 from rendering import catalog as catalog_step
-from rendering.download import DownloadPolicy
-from rendering.glb_header import check_file, content_sha256
-from rendering.sources import local, objaverse, procedural
-from rendering.sources.base import LOCAL, PROCEDURAL, Fetched, FetchError, ObjectRef
+from rendering.fetch_config import FetchConfig
+from rendering.fetch_share import DIGITS, FAILED, OK, Row, Share, failed_row, fetch_share
+from rendering.part_file import clean
+from rendering.quarantine import Failures
+from rendering.selection import carry_excluded
+from rendering.sources import objaverse
+from rendering.sources.base import OBJAVERSE, FetchError, ObjectRef
+
+__all__ = ["MESHES", "SCHEMA", "FetchConfig", "run"]
 
 MESHES = "meshes.parquet"
-OK, FAILED = "ok", "failed"
-SCHEMA = pa.schema([*catalog_step.SCHEMA, *(pa.field(name, pa.string()) for name in ("status", "reason", "detail", "path"))])
-_DIGITS = 8
+_TEXTS = ("status", "reason", "detail", "path", "licence_in_file")
+SCHEMA = pa.schema([*catalog_step.SCHEMA, *(pa.field(name, pa.string()) for name in _TEXTS), pa.field("licence_conflict", pa.bool_())])
 _MAX_CHUNK = 64
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class FetchConfig:
-    """How patiently objects are fetched, and where finished ones may already lie.
-
-    Attributes:
-        attempts: tries per download.
-        timeout_s: longest wait for a connection or for the next bytes.
-        limit_s: longest duration of one try.
-        backoff_s: pause before the second try; doubles with each.
-        objaverse_cache: folder of the `objaverse` package's cache; empty means the package's own.
-    """
-
-    attempts: int = 4
-    timeout_s: float = 30.0
-    limit_s: float = 1800.0
-    backoff_s: float = 1.0
-    objaverse_cache: str = ""
-
-    @property
-    def policy(self) -> DownloadPolicy:
-        return DownloadPolicy(self.attempts, self.timeout_s, self.limit_s, self.backoff_s)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """One share of objects, with all a worker needs; `present` are the finished files of these objects."""
-
-    objects: list[ObjectRef]
-    present: dict[str, list[str]]
-    files: Location
-    config: FetchConfig
 
 
 def run(config: FetchConfig, *, catalog: Location, out: Location, job: Job) -> Summary:
     """Write `meshes.parquet`, one row per object of the catalog; items are objects.
 
     Generated and downloaded files go to `files/` in `job.cache` (in `out` without one) under `<uid>-<sha8>.glb` and are
-    used again while their content still has that digest. Local files stay in place. Failures are rows, not errors.
+    used again while their content still has that digest. Local files stay in place. Failures are rows, not errors; the
+    lasting ones are remembered in the cache and not asked for again unless the job retries failures or starts afresh.
 
     Raises:
         UserError: not one object could be had.
     """
     objects = catalog_step.read_objects(catalog)
-    files = (job.cache or out) / "files"
+    cache = job.cache or out
+    files = cache / "files"
     present = _present(files, job.fresh_since)
-    work = [_Work(chunk, {ref.uid: present.get(ref.uid, []) for ref in chunk}, files, config) for chunk in _chunks(objects, job)]
+    if files.is_local:
+        missing = [ref for ref in objects if ref.source == OBJAVERSE and not present.get(ref.uid)]
+        clean(files.local_path(), [url for ref in missing for url in objaverse.addresses(ref, config.mirrors)])
+    failures = Failures.listed(cache, job.fresh_since, job.retry_failed)
+    licences = catalog_step.read_policy(catalog)
+    shares, threads = _at_a_time(objects, config, job)
+    work = [
+        Share(chunk, {uid: present.get(uid, []) for uid in uids}, files, failures.of(uids), licences, config, shares, threads)
+        for chunk in _chunks(objects, job, threads)
+        if (uids := [ref.uid for ref in chunk])
+    ]
     rows: list[Row] = []
+    failed = 0
     with job.progress("fetch", len(objects)) as progress:
-        for finished in _on_ray(work, job) if ray.is_initialized() else _on_threads(work, job):
+        for finished in _on_ray(work, job) if ray.is_initialized() else _on_threads(work):
             rows += finished
-            failed = sum(row["status"] == FAILED for row in rows)
+            failed += sum(row["status"] == FAILED for row in finished)
             progress.update(len(finished), f"failed {failed}" if failed else "")
+    carry_excluded(catalog, out)
     (out / MESHES).write_table(pa.Table.from_pylist(sorted(rows, key=lambda row: row["uid"]), schema=SCHEMA))
     return _summary(rows)
+
+
+def _at_a_time(objects: list[ObjectRef], config: FetchConfig, job: Job) -> tuple[int, int]:
+    """(shares worked on at a time, downloads at a time in each): together no more than there may be connections."""
+    workers = max(job.resources.workers, 1)
+    if not any(ref.source == OBJAVERSE for ref in objects):
+        return workers, 1
+    shares = min(workers, config.connections)
+    return shares, config.connections // shares
 
 
 def _summary(rows: list[Row]) -> Summary:
@@ -95,7 +82,9 @@ def _summary(rows: list[Row]) -> Summary:
         example = f"; for example {first['uid']}: {first['detail']}" if first else ""
         raise UserError(f"no importable object among {len(rows)} ({counts}{example})", "check the source, or choose another one")
     size = sum(row["bytes"] or 0 for row in rows if row["status"] == OK)
-    return Summary(completed=len(rows) - failed, failed=failed, facts={"reasons": dict(reasons), "bytes": size})
+    conflicts = sum(bool(row["licence_conflict"]) for row in rows)
+    facts = {"reasons": dict(reasons), "bytes": size, "licence_conflicts": conflicts}
+    return Summary(completed=len(rows) - failed, failed=failed, facts=facts)
 
 
 def _present(files: Location, fresh_since: float | None) -> dict[str, list[str]]:
@@ -104,29 +93,29 @@ def _present(files: Location, fresh_since: float | None) -> dict[str, list[str]]
     for entry in files.children():
         stem, dot, suffix = entry.name.rpartition(".")
         if dot and suffix == "glb" and (fresh_since is None or entry.mtime >= fresh_since):
-            found.setdefault(stem[: -_DIGITS - 1], []).append(entry.name)
+            found.setdefault(stem[: -DIGITS - 1], []).append(entry.name)
     return found
 
 
-def _chunks(objects: list[ObjectRef], job: Job) -> Iterator[list[ObjectRef]]:
+def _chunks(objects: list[ObjectRef], job: Job, at_least: int = 1) -> Iterator[list[ObjectRef]]:
     """Shares small enough that all workers stay busy and progress is seen."""
-    size = max(1, min(_MAX_CHUNK, len(objects) // (4 * max(job.resources.workers, 1))))
+    size = max(at_least, min(_MAX_CHUNK, len(objects) // (4 * max(job.resources.workers, 1))))
     return (objects[start : start + size] for start in range(0, len(objects), size))
 
 
-def _on_threads(work: list[_Work], job: Job) -> Iterator[list[Row]]:
-    with ThreadPoolExecutor(max_workers=max(job.resources.workers, 1)) as pool:
+def _on_threads(work: list[Share]) -> Iterator[list[Row]]:
+    with ThreadPoolExecutor(max_workers=max(1, work[0].shares) if work else 1) as pool:
         for future in as_completed([pool.submit(fetch_share, share) for share in work]):
             yield future.result()
 
 
-def _on_ray(work: list[_Work], job: Job) -> Iterator[list[Row]]:
-    """The shares as Ray tasks, at most `workers` at a time; a share whose worker dies for good becomes failed rows."""
+def _on_ray(work: list[Share], job: Job) -> Iterator[list[Row]]:
+    """The shares as Ray tasks, a few at a time; a share whose worker dies for good becomes failed rows."""
     task = ray.remote(num_cpus=job.resources.cpus)(fetch_share)
     waiting = list(reversed(work))
-    running: dict[ray.ObjectRef, _Work] = {}
+    running: dict[ray.ObjectRef, Share] = {}
     while waiting or running:
-        while waiting and len(running) < max(job.resources.workers, 1):
+        while waiting and len(running) < waiting[-1].shares:
             share = waiting.pop()
             running[task.remote(share)] = share
         ready, _ = ray.wait(list(running))
@@ -135,64 +124,4 @@ def _on_ray(work: list[_Work], job: Job) -> Iterator[list[Row]]:
             try:
                 yield ray.get(reference)
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError) as error:
-                yield [_failed(ref, FetchError("worker_died", str(error)[:300])) for ref in share.objects]
-
-
-def fetch_share(work: _Work) -> list[Row]:
-    """One row per object of the share."""
-    return [_fetch_row(ref, work) for ref in work.objects]
-
-
-def _fetch_row(ref: ObjectRef, work: _Work) -> Row:
-    try:
-        fetched = _fetch(ref, work)
-    except FetchError as error:
-        return _failed(ref, error)
-    except OSError as error:
-        return _failed(ref, FetchError("storage", f"{type(error).__name__}: {error}"))
-    return asdict(ref) | asdict(fetched) | {"status": OK, "reason": "", "detail": ""}
-
-
-def _failed(ref: ObjectRef, error: FetchError) -> Row:
-    return asdict(ref) | {"status": FAILED, "reason": error.reason, "detail": error.detail[:1000], "path": ""}
-
-
-def _fetch(ref: ObjectRef, work: _Work) -> Fetched:
-    if ref.source == LOCAL:
-        return local.verify(ref)
-    for name in work.present[ref.uid]:
-        if (fetched := _whole(work.files / name, ref)) is not None:
-            return fetched
-    if work.files.is_local:
-        return _make(ref, work.files.local_path(), work.config)
-    with tempfile.TemporaryDirectory(prefix="mvforge-fetch-") as folder:
-        fetched = _make(ref, Path(folder), work.config)
-        if Path(fetched.path).parent != Path(folder):
-            return fetched  # Lies in the package's cache and stays there.
-        target = work.files / Path(fetched.path).name
-        target.upload(Path(fetched.path))
-        return replace(fetched, path=str(target))
-
-
-def _make(ref: ObjectRef, folder: Path, config: FetchConfig) -> Fetched:
-    """Generate or download one object into `folder` as `<uid>-<sha8>.glb`."""
-    if ref.source == PROCEDURAL:
-        data = procedural.make_glb(ref.uri)
-        sha256 = hashlib.sha256(data).hexdigest()
-        place = Location(str(folder / f"{ref.uid}-{sha256[:_DIGITS]}.glb"))
-        place.write_bytes(data)
-        return Fetched(str(place), sha256, len(data))
-    package_cache = Path(config.objaverse_cache) if config.objaverse_cache else objaverse.default_cache()
-    return objaverse.fetch_object(ref, folder, package_cache, config.policy)
-
-
-def _whole(place: Location, ref: ObjectRef) -> Fetched | None:
-    """A finished file that still is what its name and the catalog say, else None."""
-    with place.as_local() as path:
-        try:
-            check_file(path)
-            sha256, size = content_sha256(path), path.stat().st_size
-        except (FetchError, OSError):
-            return None
-    named = place.name.rpartition(".")[0][-_DIGITS:]
-    return Fetched(str(place), sha256, size) if named == sha256[:_DIGITS] and ref.sha256 in (None, sha256) else None
+                yield [failed_row(ref, FetchError("worker_died", str(error)[:300])) for ref in share.objects]

@@ -1,190 +1,213 @@
 """[step] Objects -> views: Ray Data over meshes, one Blender child per actor, resumable object by object.
 
-Each finished object, rendered or failed, is one small Parquet *piece* that its actor writes atomically into the
-cache under (uid, file hash, render config). The dataset itself carries ledger rows only. Whatever is killed, pieces
-that exist are never rendered again; packing them into shards ends the step. Items counted are objects.
+Each finished object, rendered or failed, is one small *piece* (`rendering/pieces.py`) that its actor writes atomically
+into the cache under (uid, file hash, render config). The dataset itself carries ledger facts only, so the driver's
+memory does not grow with the pictures. Whatever is killed, pieces that exist are never rendered again; packing them
+into shards ends the step. Items counted are objects.
 """
 
 import contextlib
 import dataclasses
-import hashlib
-import json
+import io
+import os
+import socket
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import ray.data
 
 from infra import cluster
+from infra.ahead import ahead
 from infra.errors import UserError
 from infra.job import Job, Summary
+from infra.processes import start_time
+from infra.shards import shard_names
 from infra.storage import Location
-from rendering.blender import DENOISE, LIGHT, BlenderLimits, BlenderWorker, Rendered, RenderFailure, RenderRequest, require_bpy
-from rendering.rigs import RigConfig, rig_named
+from rendering.attribution import COLUMNS, write_attribution
+from rendering.blender import BlenderLimits, BlenderWorker, require_bpy
+from rendering.ledger import LEDGER, Ledger, ledger_row
+from rendering.pieces import DONE, FAILED, QUARANTINED, Piece, list_pieces, object_name, read_outcome, read_piece, remove_abandoned
+from rendering.render_actor import RUNS, MakeWorker, RenderActor, RenderTask
+from rendering.render_config import RenderConfig
+from rendering.render_progress import BlockProgress
+from rendering.render_status import Started
+from rendering.selection import carry_excluded
 from rendering.sheet import contact_sheet
-from rendering.views import FORMAT_VERSION, SCHEMA, ViewStore, to_table, write_shards
+from rendering.store_statistics import Statistics
+from rendering.views import from_row, write_shards
 
-# Raise when the same config would give other pictures; pieces of the old version are then left alone.
-RENDER_VERSION = 1
-# Times an object may be begun in one run before the death of its actors is held against it.
-BEGINNINGS = 3
+__all__ = ["LEDGER", "RenderConfig", "run"]
+
 SHEET_OBJECTS = 16
 SHEET_CELL_PX = 64
-OUTCOME = b"mvforge_outcome"
-
-CATALOG_COLUMNS = ("uid", "sha256", "split", "group", "category", "licence", "attribution")
-LEDGER = pa.schema(
-    [(name, pa.string()) for name in CATALOG_COLUMNS]
-    + [
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("attempts", pa.int32()),
-        ("seconds", pa.float64()),
-        ("worker", pa.string()),
-        ("views", pa.int32()),
-        ("peak_rss_mb", pa.float64()),
-        ("phases", pa.string()),
-    ]
-)
+# Objects handed to an actor at once. More would save little and leave the others idle at the end.
+OBJECTS_PER_BLOCK = 32
+# Notes of a driver that was killed; no block of objects is in hand for so long.
+STALE_RUN_S = 7 * 86400.0
+ROWS_AT_ONCE = 1000
+PIECES_AHEAD = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class RenderConfig:
-    """What decides the pictures.
-
-    Attributes:
-        rig: a name in `rendering.rigs.RIGS`.
-        num_conditions: condition views beside the rig's targets.
-        resolution: width and height in pixels.
-        samples: Cycles samples per pixel.
-        denoise: `none`, `fast`, `balanced` or `accurate`.
-        light: `white` (uniform, a white surface renders 255) or `syncdreamer` (uniform grey 0.5).
-        extent: longest side of the normalised object's box.
-        transparent_glass: glass over nothing gets alpha below 1 instead of counting as the object.
-        frame: animation frame at which objects are frozen.
-        mesh: whose normalised triangles are stored: `heldout` (val and test), `all` or `none`.
-        seed: of the random cameras and of the sampling noise.
-    """
-
-    rig: str = "mvdiffusionpp"
-    num_conditions: int = 10
-    resolution: int = 512
-    samples: int = 32
-    denoise: str = "balanced"
-    light: str = "white"
-    extent: float = 1.0
-    transparent_glass: bool = False
-    frame: int = 1
-    mesh: str = "heldout"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("denoise", DENOISE), ("light", LIGHT), ("mesh", ("heldout", "all", "none"))):
-            if getattr(self, name) not in allowed:
-                raise UserError(f"render.{name} is '{getattr(self, name)}'", f"choose one of: {', '.join(allowed)}")
-        for name in ("resolution", "samples"):
-            if getattr(self, name) < 1:
-                raise UserError(f"render.{name} is {getattr(self, name)}", "give a whole number above zero")
-
-    def digest(self) -> str:
-        """Names the cache folder: 12 hex digits of everything that changes pictures."""
-        settings = {**dataclasses.asdict(self), "mesh": None, "version": RENDER_VERSION, "format": FORMAT_VERSION}
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-
-    def wants_mesh(self, split: str) -> bool:
-        return self.mesh == "all" or (self.mesh == "heldout" and split != "train")
-
-
-def run(config: RenderConfig, *, meshes: Location, out: Location, job: Job, limits: BlenderLimits | None = None) -> Summary:
+def run(
+    config: RenderConfig,
+    *,
+    meshes: Location,
+    out: Location,
+    job: Job,
+    limits: BlenderLimits | None = None,
+    make_worker: MakeWorker = BlenderWorker,
+) -> Summary:
     """Render every fetched mesh and pack the views.
 
-    Reads `meshes/meshes.parquet`; writes `part-*.parquet`, `ledger.parquet` (one row per input object, those that
-    could not be fetched included) and `sheet.webp` into `out`.
+    Reads `meshes/meshes.parquet`; writes `part-*.parquet`, `statistics.json`, `ledger.parquet` (one row per input object,
+    those that could not be fetched included), `sheet.webp` and `progress.json` into `out`. `make_worker` is for dry runs.
 
     Raises:
         UserError: no mesh to render, no bpy, Ray not running, or not one object could be rendered.
     """
-    rig_named(config.rig)("check", _rig_config(config))  # an impossible rig is refused before anything starts
-    require_bpy()
-    objects = (meshes / "meshes.parquet").read_table().to_pylist()
-    fetched = [row for row in objects if row["status"] == "ok"]
+    config.views_of("check")  # an impossible rig is refused before anything starts
+    if make_worker is BlenderWorker:
+        require_bpy()
+    objects = (meshes / "meshes.parquet").read_table().sort_by("uid")
+    fetched = sum(status == "ok" for status in objects.column("status").to_pylist())
     if not fetched:
         raise UserError(f"no mesh to render among {len(objects)} objects", "see the reasons in the fetch step's meshes.parquet")
     pieces = (job.cache or out) / "pieces" / config.digest()
-    missing = _missing(config, fetched, pieces, job)
-    _render_missing(config, missing, pieces, job, limits or BlenderLimits(), total=len(fetched))
-    ledger = [_ledger_row(row, _outcome(pieces, config, row) if row["status"] == "ok" else None) for row in objects]
-    (out / "ledger.parquet").write_table(pa.Table.from_pylist(ledger, schema=LEDGER))
-    reasons = Counter(row["reason"] for row in ledger if row["status"] != "ok")
-    if sum(reasons.values()) == len(ledger):
-        counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-        raise UserError(f"none of {len(ledger)} objects could be rendered: {counts}", f"details are in {out / 'ledger.parquet'}")
-    completed = _pack([row for row in objects if row["status"] == "ok"], config, pieces, out)
-    _write_sheet(out)
+    remove_abandoned(pieces, out)
+    found = list_pieces(pieces)
+    missing = _missing(config, objects, found, pieces, job)
+    limits = dataclasses.replace(limits or BlenderLimits(), gpu=config.device != "cpu")
+    task = RenderTask(config, pieces, _run_id(), limits, make_worker)
+    _start(config, objects, found, missing, job).write(out)
+    _render_missing(task, missing, found, job, total=fetched)
+    ledger, completed = _pack(config, objects, found, pieces, out)
+    _write_sheet(config, objects, found, pieces, out)
+    write_attribution((out / "ledger.parquet").read_table().select([*COLUMNS, "status"]).to_pylist(), out)
+    carry_excluded(meshes, out)
     if job.cache is None:
         (out / "pieces").delete()
-    facts = {"reasons": dict(reasons), "rendered_now": len(missing), "views": sum(row["views"] for row in ledger)}
-    return Summary(completed=completed, failed=len(ledger) - completed, facts=facts)
+    facts = {"reasons": dict(ledger.reasons), "rendered_now": len(missing), "views": ledger.views}
+    return Summary(completed=completed, failed=len(objects) - completed, facts=facts)
 
 
-def _rig_config(config: RenderConfig) -> RigConfig:
-    return RigConfig(num_conditions=config.num_conditions, extent=config.extent, seed=config.seed)
+def piece_of(config: RenderConfig, row: dict[str, Any]) -> str:
+    """Name of an object's piece, without state and ending."""
+    return object_name(row["uid"], row["sha256"], config.wants_mesh(row["split"]))
 
 
-def piece_name(config: RenderConfig, row: dict[str, Any]) -> str:
-    """File name of an object's piece; an object that comes with its mesh is another piece than one without."""
-    return f"{quote(row['uid'], safe='')}-{row['sha256'][:12]}{'-mesh' if config.wants_mesh(row['split']) else ''}.parquet"
+def _missing(config: RenderConfig, objects: pa.Table, found: dict[str, Piece], pieces: Location, job: Job) -> pa.Table:
+    """The objects to render now, as rows for `RenderActor`."""
+    since, todo = job.fresh_since or 0.0, []
+    for row in _rows(objects.select(["uid", "path", "sha256", "split", "status"])):
+        if row["status"] != "ok":
+            continue
+        name = piece_of(config, row)
+        piece = found.get(name)
+        current = piece if piece is not None and piece.mtime >= since else None
+        again = current is not None and job.retry_failed and _may_try_again(config, current, pieces)
+        if current is None or again:
+            previous = piece.name if piece is not None else None
+            todo.append((name, row["uid"], row["path"], config.wants_mesh(row["split"]), previous, again))
+    columns = list(zip(*todo, strict=True)) if todo else [()] * len(TODO)
+    return pa.Table.from_arrays([pa.array(values, field.type) for values, field in zip(columns, TODO, strict=True)], schema=TODO)
 
 
-def _missing(config: RenderConfig, rows: list[dict], pieces: Location, job: Job) -> list[dict]:
-    """The objects without a usable piece."""
-    since = job.fresh_since or 0.0
-    present = {entry.name for entry in pieces.children() if entry.mtime >= since}
-    return [
-        row
-        for row in rows
-        if (name := piece_name(config, row)) not in present or (job.retry_failed and read_outcome(pieces / name)["status"] != "ok")
+def _may_try_again(config: RenderConfig, piece: Piece, pieces: Location) -> bool:
+    """Failures may; quarantined ones only where the limit was raised since."""
+    if piece.state == QUARANTINED:
+        return read_outcome(pieces / piece.name)["attempts"] < config.max_attempts
+    return piece.state == FAILED
+
+
+TODO = pa.schema(
+    [
+        ("name", pa.string()),
+        ("uid", pa.string()),
+        ("path", pa.string()),
+        ("with_mesh", pa.bool_()),
+        ("previous", pa.string()),
+        ("counted", pa.bool_()),
     ]
+)
 
 
-def _render_missing(config: RenderConfig, rows: list[dict], pieces: Location, job: Job, limits: BlenderLimits, total: int) -> None:
-    """Send the objects through a pool of `RenderActor`s; every result lies in `pieces` when this returns."""
-    with job.progress("render", total, done=total - len(rows)) as progress:
-        if not rows:
+def _start(config: RenderConfig, objects: pa.Table, found: dict[str, Piece], missing: pa.Table, job: Job) -> Started:
+    """What is known before the first object is rendered."""
+    again, kept = set(missing.column("name").to_pylist()), Counter[tuple[str, str | None]]()
+    for row in _rows(objects.select(["uid", "sha256", "split", "status", "reason"])):
+        if row["status"] != "ok":
+            kept[FAILED, row["reason"]] += 1
+        elif (name := piece_of(config, row)) not in again:
+            kept[found[name].state, found[name].reason] += 1
+    states = [(state, reason, count) for (state, reason), count in kept.items()]
+    return Started(config.digest(), len(objects), states, len(config.views_of("check")), job.resources.workers)
+
+
+def _render_missing(task: RenderTask, missing: pa.Table, found: dict[str, Piece], job: Job, total: int) -> None:
+    """Send the objects through a pool of `RenderActor`s; every result lies in its piece, listed in `found`, when this returns."""
+    with job.progress("render", total, done=total - len(missing)) as progress:
+        if not len(missing):
             return
         cluster.attach()
-        failed = 0
-        with _quiet_ray_data(), _unwrapped_errors():
-            for outcome in _dataset(config, rows, pieces, job, limits).iter_rows():
-                failed += outcome["status"] != "ok"
-                progress.update(1, f"failed {failed}" if failed else "")
+        _remove_stale_notes(task.pieces / RUNS)
+        watched = BlockProgress(progress, task.notes)
+        with _quiet_ray_data(), _unwrapped_errors(), watched.watching():
+            batches: Iterator[Any] = iter(
+                _dataset(task, missing, job).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+            )
+            for batch in batches:
+                answers = batch.to_pylist()
+                for answer in answers:
+                    found[answer["name"]] = Piece(answer["piece"], answer["state"], answer["reason"], time.time())
+                watched.answer({answer["block"] for answer in answers}, len(answers), sum(answer["state"] != DONE for answer in answers))
+        task.notes.delete()
 
 
-def _dataset(config: RenderConfig, rows: list[dict], pieces: Location, job: Job, limits: BlenderLimits) -> ray.data.Dataset:
-    """The lazy pipeline: one row per object in, its uid and status out."""
-    columns = ("uid", "path", "sha256", "split")
-    table = pa.Table.from_pylist([{name: row[name] for name in columns} for row in rows])
-    # A manifest is one block, which one actor would take whole: a block per object lets all share.
-    return (
-        ray.data.from_arrow(table)
-        .repartition(len(rows))
-        .map_batches(
-            RenderActor,
-            fn_constructor_args=(config, pieces.uri, limits, job.fresh_since, job.retry_failed, uuid.uuid4().hex),
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=job.resources.cpus,
-            compute=ray.data.ActorPoolStrategy(size=max(1, min(job.resources.workers, len(rows))), max_tasks_in_flight_per_actor=1),
-        )
+def _dataset(task: RenderTask, missing: pa.Table, job: Job) -> ray.data.Dataset:
+    """The lazy pipeline: one row per object in, its outcome in short out."""
+    workers = max(1, min(job.resources.workers, len(missing)))
+    return ray.data.from_arrow(list(blocks(missing, workers))).map_batches(
+        RenderActor,
+        fn_constructor_args=(task,),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=job.resources.cpus,
+        num_gpus=job.resources.gpus or None,
+        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
     )
+
+
+def blocks(rows: pa.Table, workers: int) -> Iterator[pa.Table]:
+    """Cut the rows into what an actor takes at once: up to `OBJECTS_PER_BLOCK` while there are many, single ones at the end.
+
+    A small set is thereby shared by all actors, and a large one costs the driver little.
+    """
+    start = number = 0
+    while start < len(rows):
+        size = min(OBJECTS_PER_BLOCK, max(1, (len(rows) - start) // (workers * 4)))
+        block = rows.slice(start, size)
+        yield block.append_column("block", pa.array([number] * len(block), pa.int32())).combine_chunks()
+        start, number = start + size, number + 1
+
+
+def _run_id() -> str:
+    """Names a run's notes, with the driver in it: random, host, process id, start of the process."""
+    return "+".join([uuid.uuid4().hex, socket.gethostname(), str(os.getpid()), start_time(os.getpid())])
+
+
+def _remove_stale_notes(runs: Location) -> None:
+    """Notes of drivers that were killed: known dead where they ran on this host, else by age."""
+    for entry in runs.children():
+        host, pid, started = (entry.name.split("+") + [""] * 3)[1:4]
+        is_dead = host == socket.gethostname() and pid.isdigit() and start_time(int(pid)) != started
+        notes = [note.mtime for note in (runs / entry.name).children()]
+        if is_dead or time.time() - max(notes, default=entry.mtime) > STALE_RUN_S:
+            (runs / entry.name).delete()
 
 
 @contextlib.contextmanager
@@ -212,150 +235,48 @@ def _unwrapped_errors() -> Iterator[None]:
         raise
 
 
-class RenderActor:
-    """A Ray Data actor with its own Blender child. Turns manifest rows into pieces and returns their outcomes.
+def _pack(config: RenderConfig, objects: pa.Table, found: dict[str, Piece], pieces: Location, out: Location) -> tuple[Ledger, int]:
+    """Pieces of this catalog's objects -> shards, statistics and ledger, in one pass; returns the ledger and the objects completed.
 
-    Ray restarts dead actors and repeats their tasks without end; `run_id` tells beginnings of this run from older ones.
+    Raises:
+        UserError: there is not one view to pack; the ledger is written all the same.
     """
+    for name in shard_names(out):  # from a packing that was interrupted
+        (out / name).delete()
+    statistics, digest = Statistics(), config.digest()
 
-    def __init__(
-        self,
-        config: RenderConfig,
-        pieces: str,
-        limits: BlenderLimits,
-        fresh_since: float | None,
-        retry_failed: bool,
-        run_id: str,
-    ) -> None:
-        self.config, self.pieces, self.run_id = config, Location(pieces), run_id
-        self.fresh_since, self.retry_failed = fresh_since or 0.0, retry_failed
-        self.name = ray.get_runtime_context().get_actor_id() or "local"
-        self.worker = BlenderWorker(limits)
+    def outcome(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None, pa.Table | None]:
+        if row["status"] != "ok":
+            return row, None, None
+        return row, *read_piece(pieces / found[piece_of(config, row)].name)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([{"uid": row["uid"], "status": self._render(row)["status"]} for row in batch.to_pylist()])
+    def tables(ledger: Ledger) -> Iterator[pa.Table]:
+        for row, result, table in ahead(outcome, _rows(objects), PIECES_AHEAD):
+            ledger.add(ledger_row(row, result, digest))
+            if table is not None:
+                statistics.add(table, row.get("licence"))
+                yield table
 
-    def _render(self, row: dict[str, Any]) -> dict[str, Any]:
-        target = self.pieces / piece_name(self.config, row)
-        if self._done_meanwhile(target):
-            return read_outcome(target)
-        beginning = self.pieces / "begun" / f"{target.name}.json"
-        count = self._beginnings(beginning)
-        if count >= BEGINNINGS:
-            detail = f"the actor died {count} times while rendering it, perhaps for want of memory"
-            result: Rendered | RenderFailure = RenderFailure(row["uid"], "worker_died", detail, attempts=count)
-        else:
-            beginning.write_json({"run": self.run_id, "count": count + 1})
-            result = self._rendered(row)
-        outcome = self._write_piece(target, result)
-        beginning.delete()
-        return outcome
-
-    def _beginnings(self, place: Location) -> int:
-        """How often this run has begun the object without finishing it."""
-        if not place.exists():
-            return 0
-        note = place.read_json()
-        return note["count"] if note["run"] == self.run_id else 0
-
-    def _write_piece(self, target: Location, result: Rendered | RenderFailure) -> dict[str, Any]:
-        if isinstance(result, RenderFailure):
-            outcome: dict[str, Any] = {
-                "status": "failed",
-                "reason": result.reason,
-                "detail": result.detail,
-                "attempts": result.attempts,
-                "seconds": result.seconds,
-                "views": 0,
-                "peak_rss_mb": None,
-                "phases": {},
-            }
-            table = SCHEMA.empty_table()
-        else:
-            outcome = {
-                "status": "ok",
-                "reason": None,
-                "detail": None,
-                "attempts": result.attempts,
-                "seconds": result.seconds,
-                "views": len(result.views),
-                "peak_rss_mb": result.peak_rss_mb,
-                "phases": result.phases_s,
-            }
-            table = to_table(result.views)
-        outcome["worker"] = self.name
-        target.write_table(table.replace_schema_metadata({**(SCHEMA.metadata or {}), OUTCOME: json.dumps(outcome).encode()}))
-        return outcome
-
-    def _done_meanwhile(self, target: Location) -> bool:
-        """Ray repeats a task whose actor died; what that actor finished is not done twice."""
-        if self.retry_failed or not target.exists():
-            return False
-        return target.fs.get_file_info(target.path).mtime_ns / 1e9 >= self.fresh_since
-
-    def _rendered(self, row: dict[str, Any]) -> Rendered | RenderFailure:
-        config = self.config
-        views = rig_named(config.rig)(row["uid"], _rig_config(config))
-        try:
-            with Location(row["path"]).as_local() as mesh:
-                return self.worker.render(
-                    RenderRequest(
-                        uid=row["uid"],
-                        mesh=Path(mesh),
-                        views=views,
-                        resolution=config.resolution,
-                        samples=config.samples,
-                        denoise=config.denoise,
-                        light=config.light,
-                        extent=config.extent,
-                        transparent_glass=config.transparent_glass,
-                        frame=config.frame,
-                        want_mesh=config.wants_mesh(row["split"]),
-                        seed=config.seed,
-                    )
-                )
-        except OSError as error:  # the mesh could not be read, or the scratch disk is full: this object's failure
-            return RenderFailure(row["uid"], "io_error", f"{type(error).__name__}: {error}")
-
-    def __del__(self) -> None:
-        if hasattr(self, "worker"):
-            self.worker.close()
+    with Ledger.writing(out / "ledger.parquet") as ledger:
+        completed = write_shards(tables(ledger), out)
+    if not completed:
+        counts = ", ".join(f"{reason} {count}" for reason, count in ledger.reasons.most_common())
+        raise UserError(f"none of {len(objects)} objects could be rendered: {counts}", f"details are in {out / 'ledger.parquet'}")
+    (out / "statistics.json").write_json(statistics.summary(config.described()) | {"rig": config.rig, "profile": config.profile})
+    return ledger, completed
 
 
-def read_outcome(piece: Location) -> dict[str, Any]:
-    """How the rendering of one object ended, from its piece's footer."""
-    with pq.ParquetFile(piece.path, filesystem=piece.fs) as file:
-        return json.loads(file.schema_arrow.metadata[OUTCOME])
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
+        yield from batch.to_pylist()
 
 
-def _outcome(pieces: Location, config: RenderConfig, row: dict[str, Any]) -> dict[str, Any]:
-    return read_outcome(pieces / piece_name(config, row))
-
-
-def _ledger_row(row: dict[str, Any], outcome: dict[str, Any] | None) -> dict[str, Any]:
-    """Catalog facts plus the outcome; an object that was not fetched keeps the fetch step's reason."""
-    if outcome is None:
-        outcome = {"status": "failed", "reason": row["reason"], "detail": row["detail"], "attempts": 0, "seconds": 0.0, "views": 0}
-    facts = {name: row.get(name) for name in CATALOG_COLUMNS}
-    return {**facts, **outcome, "phases": json.dumps(outcome.get("phases", {}), sort_keys=True)}
-
-
-def _pack(rows: list[dict], config: RenderConfig, pieces: Location, out: Location) -> int:
-    """Pieces of this catalog's rendered objects -> shards; returns the number of objects."""
-    for entry in out.children():
-        if entry.name.startswith("part-"):  # from a packing that was interrupted
-            (out / entry.name).delete()
-    places = [pieces / piece_name(config, row) for row in sorted(rows, key=lambda row: row["uid"])]
-    tables = (piece.read_table() for piece in places)
-    return write_shards((table for table in tables if table.num_rows), out)
-
-
-def _write_sheet(out: Location) -> None:
+def _write_sheet(config: RenderConfig, objects: pa.Table, found: dict[str, Piece], pieces: Location, out: Location) -> None:
     """`sheet.webp`: a contact sheet of up to `SHEET_OBJECTS` objects, evenly chosen."""
-    store = ViewStore(out)
-    uids = store.uids()
-    step = max(1, -(-len(uids) // SHEET_OBJECTS))
-    sheet = contact_sheet([store.read(uid) for uid in uids[::step]], cell_px=SHEET_CELL_PX)
-    with contextlib.closing(pa.BufferOutputStream()) as buffer:
-        sheet.save(buffer, "WEBP", quality=85)
-        (out / "sheet.webp").write_bytes(buffer.getvalue().to_pybytes())
+    fetched = (row for row in _rows(objects.select(["uid", "sha256", "split", "status"])) if row["status"] == "ok")
+    done = [piece.name for row in fetched if (piece := found[piece_of(config, row)]).state == DONE]
+    tables = [read_piece(pieces / name)[1] for name in done[:: max(1, -(-len(done) // SHEET_OBJECTS))]]
+    sheet = contact_sheet([from_row(table.to_pylist()[0]) for table in tables if table is not None], cell_px=SHEET_CELL_PX)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "WEBP", quality=85)
+    (out / "sheet.webp").write_bytes(buffer.getvalue())

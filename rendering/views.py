@@ -1,29 +1,62 @@
 """Views of one object, and the store of many: what the renderer writes and what a model generates.
 
 A store is a folder of Parquet shards, one row and one row group per object, so any object is read alone.
-Images are lossless WebP of straight-alpha sRGB with RGB zeroed where alpha is 0.
+Images are lossless WebP of straight-alpha sRGB with RGB zeroed where alpha is 0; the passes beside them (depth,
+normal, albedo) are null where they were not rendered, and decoded on demand. Their bytes: rendering/codecs.py.
 """
 
 import io
 import json
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
-from infra.errors import UserError
+from infra.shards import ShardIndex, shard_name, uid_note
 from infra.storage import Location
 from rendering.cameras import Camera, turn_about_z
+from rendering.codecs import (
+    decode_depth,
+    decode_image,
+    decode_normal,
+    decode_rgb,
+    depth_unit,
+    encode_depth,
+    encode_image,
+    encode_normal,
+    encode_rgb,
+)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+VERSION_KEY = b"mvforge_views_version"
 TARGET, CONDITION = "target", "condition"
+
+# The columns of each pass; `images` is always there.
+PASSES = {"depth": ("depth", "depth_unit"), "normal": ("normal",), "albedo": ("albedo",)}
+
+# What a reader without this package needs to know; stands in the metadata of every shard.
+COLUMNS = {
+    "uid": "name of the object",
+    "rig": "name of the camera rig",
+    "origin": "who made the pictures: blender, or a model",
+    "images": "one lossless WebP a view: RGBA, sRGB, straight alpha, RGB zero under alpha 0",
+    "roles": "target or condition, one a view",
+    "azimuth_deg": "camera azimuth, 0 = on -Y, 90 = on +X",
+    "elevation_deg": "camera elevation above the XY plane",
+    "radius": "camera distance from the origin in world units",
+    "c2w": "camera to world, 4x4 row-major, OpenCV axes (x right, y down, z forward), world Z up",
+    "intrinsics": "fx, fy, cx, cy in image widths and heights",
+    "mesh": "npz with vertices float32 [N,3] and faces int32 [F,3] in the frame of the cameras, or null",
+    "facts": "JSON",
+    "depth": "one 16-bit grey PNG a view: planar z-depth / depth_unit, 0 = nothing; null = not rendered",
+    "depth_unit": "world units a level",
+    "normal": "one lossless WebP a view: camera-space normal (OpenCV axes) as (n+1)/2*255, 0,0,0 = nothing; null = not rendered",
+    "albedo": "one lossless WebP a view: RGB, sRGB, 0,0,0 = nothing; null = not rendered",
+}
 
 SCHEMA = pa.schema(
     [
@@ -39,9 +72,19 @@ SCHEMA = pa.schema(
         ("intrinsics", pa.list_(pa.list_(pa.float64(), 4))),
         ("mesh", pa.binary()),
         ("facts", pa.string()),
+        ("depth", pa.list_(pa.binary())),
+        ("depth_unit", pa.float64()),
+        ("normal", pa.list_(pa.binary())),
+        ("albedo", pa.list_(pa.binary())),
     ],
-    metadata={"mvforge_views_version": str(FORMAT_VERSION)},
+    metadata={VERSION_KEY: str(FORMAT_VERSION), b"mvforge_views_columns": json.dumps(COLUMNS)},
 )
+
+# Only these are worth statistics and compression: pictures are compressed already, and all different.
+SUMMARISED = ["uid", "rig", "origin", "depth_unit"]
+COMPRESSION = {name: "zstd" for name in ("facts", "c2w.list.element.list.element", "mesh")}
+OBJECTS_PER_SHARD, BYTES_PER_SHARD = 256, 512 << 20
+RGBA_COLUMNS = [name for name in SCHEMA.names if not any(name in columns for columns in PASSES.values())]
 
 
 @dataclass(frozen=True)
@@ -65,6 +108,9 @@ class ViewSet:
         origin: who made the pictures, for example `blender` or `models:/mvforge/3`.
         mesh: the object itself in the same frame, where it is known.
         facts: JSON-able extras (normalisation, sampler, reference azimuth, ...).
+        depth: float32 `[V, H, W]`, planar z-depth in world units, 0 where nothing; None when absent or not asked for.
+        normal: float32 `[V, H, W, 3]`, unit vectors in OpenCV camera axes, zero where nothing; or None.
+        albedo: uint8 `[V, H, W, 3]`, sRGB base colour, zero where nothing; or None.
     """
 
     uid: str
@@ -78,9 +124,17 @@ class ViewSet:
     origin: str
     mesh: Mesh | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    depth: np.ndarray | None = None
+    normal: np.ndarray | None = None
+    albedo: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rgba)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Where the object is: bool `[V, H, W]`, alpha of at least one half."""
+        return self.rgba[..., 3] >= 128
 
     def select(self, indices: Iterable[int]) -> "ViewSet":
         """The views at `indices`, in that order."""
@@ -93,6 +147,7 @@ class ViewSet:
             azimuth_deg=self.azimuth_deg[rows],
             elevation_deg=self.elevation_deg[rows],
             radius=self.radius[rows],
+            **{name: values[rows] for name in PASSES if (values := getattr(self, name)) is not None},
         )
 
     def with_role(self, role: str) -> "ViewSet":
@@ -100,7 +155,10 @@ class ViewSet:
         return self.select(i for i, r in enumerate(self.roles) if r == role)
 
     def turned(self, azimuth_deg: float) -> "ViewSet":
-        """The same pictures in a world turned about +Z: every azimuth grows by `azimuth_deg`, the mesh turns along."""
+        """The same pictures in a world turned about +Z: every azimuth grows by `azimuth_deg`, the mesh turns along.
+
+        Depths and normals are in the frame of their camera, which turns too, so they stay as they are.
+        """
         mesh = self.mesh
         if mesh is not None:
             rotation = turn_about_z(azimuth_deg)[:3, :3]
@@ -114,20 +172,6 @@ def on_white(rgba: np.ndarray) -> np.ndarray:
     values = rgba.astype(np.float32) / 255.0
     alpha = values[..., 3:]
     return values[..., :3] * alpha + (1.0 - alpha)
-
-
-def encode_image(rgba: np.ndarray) -> bytes:
-    """uint8 `[H, W, 4]` -> lossless WebP; RGB under alpha 0 is zeroed first, everything else is kept exactly."""
-    clean = np.where(rgba[..., 3:] == 0, 0, rgba).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(clean, "RGBA").save(buffer, "WEBP", lossless=True, exact=True, method=2, quality=50)
-    return buffer.getvalue()
-
-
-def decode_image(data: bytes) -> np.ndarray:
-    """Encoded picture (WebP or PNG) -> uint8 `[H, W, 4]`."""
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGBA"))
 
 
 def to_table(views: ViewSet) -> pa.Table:
@@ -150,12 +194,28 @@ def to_table(views: ViewSet) -> pa.Table:
         "intrinsics": views.camera.intrinsics.tolist(),
         "mesh": mesh,
         "facts": json.dumps(views.facts, sort_keys=True),
+        **_encoded_passes(views),
     }
     return pa.Table.from_pylist([row], schema=SCHEMA)
 
 
-def from_row(row: dict[str, Any]) -> ViewSet:
-    """The inverse of `to_table` for one row as a dictionary. Raises ValueError when pictures differ in size."""
+def _encoded_passes(views: ViewSet) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    if views.depth is not None:
+        unit = columns["depth_unit"] = depth_unit(views.depth)
+        columns["depth"] = [encode_depth(depth, unit) for depth in views.depth]
+    if views.normal is not None:
+        columns["normal"] = [encode_normal(normal) for normal in views.normal]
+    if views.albedo is not None:
+        columns["albedo"] = [encode_rgb(albedo) for albedo in views.albedo]
+    return columns
+
+
+def from_row(row: dict[str, Any], passes: Iterable[str] = ()) -> ViewSet:
+    """The inverse of `to_table` for one row as a dictionary, with those of the asked `passes` that it holds.
+
+    Raises ValueError when pictures differ in size, and for a pass that is not in `PASSES`.
+    """
     mesh = None
     if row.get("mesh") is not None:
         with np.load(io.BytesIO(row["mesh"]), allow_pickle=False) as arrays:
@@ -172,7 +232,19 @@ def from_row(row: dict[str, Any]) -> ViewSet:
         origin=row["origin"],
         mesh=mesh,
         facts=json.loads(row["facts"]),
+        **{name: _decoded_pass(row, name) for name in passes},
     )
+
+
+def _decoded_pass(row: dict[str, Any], name: str) -> np.ndarray | None:
+    if name not in PASSES:
+        raise ValueError(f"'{name}' is no pass; they are {', '.join(PASSES)}")
+    files = row.get(name)
+    if files is None:
+        return None
+    if name == "depth":
+        return np.stack([decode_depth(data, row["depth_unit"]) for data in files])
+    return np.stack([decode_normal(data) if name == "normal" else decode_rgb(data) for data in files])
 
 
 class ViewStore:
@@ -189,62 +261,63 @@ class ViewStore:
         return {"location": self.location}
 
     @cached_property
-    def _index(self) -> dict[str, tuple[str, int]]:
-        """uid -> (shard name, row group)."""
-        index: dict[str, tuple[str, int]] = {}
-        for entry in self.location.children():
-            if not (entry.name.startswith("part-") and entry.name.endswith(".parquet")):
-                continue
-            with pq.ParquetFile((self.location / entry.name).path, filesystem=self.location.fs) as shard:
-                version = (shard.schema_arrow.metadata or {}).get(b"mvforge_views_version")
-                if version != str(FORMAT_VERSION).encode():
-                    place = self.location / entry.name
-                    raise UserError(f"{place} is not a view shard of format {FORMAT_VERSION}", "render again with this version")
-                for group, uid in enumerate(shard.read(columns=["uid"]).column("uid").to_pylist()):
-                    index[uid] = (entry.name, group)
-        if not index:
-            raise UserError(f"no views in {self.location}", "run the render step first, or check the path")
-        return index
+    def _index(self) -> ShardIndex:
+        return ShardIndex(self.location, (VERSION_KEY, FORMAT_VERSION), "views", "render")
 
     def uids(self) -> list[str]:
-        return sorted(self._index)
+        return self._index.uids()
 
     def __contains__(self, uid: str) -> bool:
         return uid in self._index
 
     def row(self, uid: str, columns: list[str] | None = None) -> dict[str, Any]:
         """The raw row of an object; pictures stay encoded. Raises KeyError for an unknown uid."""
-        name, group = self._index[uid]
-        with pq.ParquetFile((self.location / name).path, filesystem=self.location.fs) as shard:
-            return shard.read_row_group(group, columns=columns).to_pylist()[0]
+        return self._index.row(uid, columns).to_pylist()[0]
 
-    def read(self, uid: str) -> ViewSet:
-        """All views of an object. Raises KeyError for an unknown uid."""
-        return from_row(self.row(uid))
+    def read(self, uid: str, passes: Iterable[str] = ()) -> ViewSet:
+        """All views of an object; of depth, normal and albedo only the asked `passes` are read, None where absent.
+
+        Raises KeyError for an unknown uid.
+        """
+        asked = tuple(passes)
+        columns = [*RGBA_COLUMNS, *(column for name in asked for column in PASSES.get(name, ()))]
+        return from_row(self.row(uid, columns), asked)
 
     def __iter__(self) -> Iterator[ViewSet]:
         return (self.read(uid) for uid in self.uids())
 
 
-def write_shards(tables: Iterable[pa.Table], out: Location, objects_per_shard: int = 256) -> int:
+def write_shards(
+    tables: Iterable[pa.Table], out: Location, objects_per_shard: int = OBJECTS_PER_SHARD, bytes_per_shard: int = BYTES_PER_SHARD
+) -> int:
     """Pack one-row tables of `SCHEMA` into `part-NNNNN.parquet` shards below `out`; returns the number of objects.
 
-    Each shard is complete when it appears under its name. Memory holds one object at a time.
+    A shard ends at the first of both limits. Each is complete when it appears under its name. Memory holds one object
+    at a time.
     """
-    count = 0
-    iterator = iter(tables)
-    shard = 0
-    with tempfile.TemporaryDirectory(prefix="mvforge-pack-") as folder:
-        while True:
-            local = Path(folder) / "shard.parquet"
-            in_shard = 0
-            with pq.ParquetWriter(local, SCHEMA, compression="zstd") as writer:
-                for table in iterator:
-                    writer.write_table(table.select(SCHEMA.names).cast(SCHEMA))
-                    in_shard += 1
-                    if in_shard == objects_per_shard:
-                        break
-            if in_shard == 0:
-                return count
-            (out / f"part-{shard:05d}.parquet").upload(local)
-            count, shard = count + in_shard, shard + 1
+    count = shard = 0
+    waiting = iter(tables)
+    table = next(waiting, None)
+    while table is not None:
+        uids: list[str] = []
+        with (
+            (out / shard_name(shard)).writing() as file,
+            pq.ParquetWriter(file, SCHEMA, compression=COMPRESSION, use_dictionary=False, write_statistics=SUMMARISED) as writer,
+        ):
+            while table is not None and len(uids) < objects_per_shard and (not uids or file.stat().st_size < bytes_per_shard):
+                writer.write_table(conformed(table))
+                uids.append(table.column("uid")[0].as_py())
+                table = next(waiting, None)
+            writer.add_key_value_metadata(uid_note(uids))
+        count, shard = count + len(uids), shard + 1
+    return count
+
+
+def conformed(table: pa.Table) -> pa.Table:
+    """A table with exactly the columns of `SCHEMA`: others are dropped, absent ones are null."""
+    if table.schema.equals(SCHEMA):
+        return table
+    absent = [name for name in SCHEMA.names if name not in table.column_names]
+    for name in absent:
+        table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
+    return table.select(SCHEMA.names).cast(SCHEMA)

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from infra.errors import UserError
+from infra.shards import ShardIndex, shard_name, uid_note
 from infra.storage import Location
 
 FORMAT_VERSION = 1
@@ -60,35 +59,19 @@ class EncodedStore:
         return {"location": self.location}
 
     @cached_property
-    def _index(self) -> dict[str, tuple[str, int]]:
-        """uid -> (shard name, row group)."""
-        index: dict[str, tuple[str, int]] = {}
-        for entry in self.location.children():
-            if not (entry.name.startswith("part-") and entry.name.endswith(".parquet")):
-                continue
-            with pq.ParquetFile((self.location / entry.name).path, filesystem=self.location.fs) as shard:
-                if (shard.schema_arrow.metadata or {}).get(VERSION_KEY) != str(FORMAT_VERSION).encode():
-                    raise UserError(
-                        f"{self.location / entry.name} is not an encoded shard of format {FORMAT_VERSION}", "run the encode step again"
-                    )
-                for group, uid in enumerate(shard.read(columns=["uid"]).column("uid").to_pylist()):
-                    index[uid] = (entry.name, group)
-        if not index:
-            raise UserError(f"no encoded objects in {self.location}", "run the encode step first, or check the path")
-        return index
+    def _index(self) -> ShardIndex:
+        return ShardIndex(self.location, (VERSION_KEY, FORMAT_VERSION), "encoded objects", "encode")
 
     def uids(self) -> list[str]:
-        return sorted(self._index)
+        return self._index.uids()
 
     def __contains__(self, uid: str) -> bool:
         return uid in self._index
 
     def read(self, uid: str, names: list[str] | None = None) -> dict[str, np.ndarray]:
         """Arrays of an object, all or only `names`. Raises KeyError for an unknown uid."""
-        part, group = self._index[uid]
         columns = None if names is None else [c for name in names for c in (name, f"{name}.header")]
-        with pq.ParquetFile((self.location / part).path, filesystem=self.location.fs) as shard:
-            return from_row(shard.read_row_group(group, columns=columns).to_pylist()[0])
+        return from_row(self._index.row(uid, columns).to_pylist()[0])
 
 
 def write_shards(tables: Iterable[pa.Table], out: Location, objects_per_shard: int = 256) -> int:
@@ -98,13 +81,15 @@ def write_shards(tables: Iterable[pa.Table], out: Location, objects_per_shard: i
 
     def flush() -> None:
         nonlocal shard
-        # No dictionary pages and no statistics: the columns are unique binary blobs. An object may lack an array of others.
-        (out / f"part-{shard:05d}.parquet").write_table(
-            pa.concat_tables(pending, promote_options="default"),
+        # The columns are unique blobs: no dictionary, statistics of the uid alone. An object may lack an array of others.
+        table = pa.concat_tables(pending, promote_options="default")
+        note = uid_note(table.column("uid").to_pylist())
+        (out / shard_name(shard)).write_table(
+            table.replace_schema_metadata({**(table.schema.metadata or {}), **note}),
             row_group_size=1,
             compression="zstd",
             use_dictionary=False,
-            write_statistics=False,
+            write_statistics=["uid"],
         )
         shard += 1
         pending.clear()

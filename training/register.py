@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from infra import tracking
 from infra.errors import UserError
 from infra.job import Job, Summary
 from infra.provenance import git_commit
 from infra.storage import Location
+from rendering.attribution import COLUMNS, CSV, write_attribution
 from training.lookup import method_named
 from training.served import INPUT_COLUMNS, OUTPUT_COLUMNS, TRAINED_UIDS
 
@@ -46,8 +50,8 @@ def run(
 ) -> Summary:
     """Assemble the generator and register it under `job.run`.
 
-    Writes `model/` (the generator folder) and `version.json`: name, version, uri, run_id, build_id, uids (every
-    object any stage trained on). Counts are versions.
+    Writes `model/` (the generator folder, with `attribution.csv` and `attribution.json` for what it learned from) and
+    `version.json`: name, version, uri, run_id, build_id, uids (every object any stage trained on). Counts are versions.
 
     Args:
         checkpoints: outputs of the train steps by stage name.
@@ -62,7 +66,8 @@ def run(
     if missing := [stage.name for stage in method.stages if stage.name not in checkpoints]:
         raise UserError(f"register lacks checkpoints of {', '.join(missing)}", "train these stages first")
     uids = sorted({uid for place in checkpoints.values() for uid in (place / "uids.json").read_json()})
-    tags = _tags(config, uids, meshes, checkpoints)
+    trained = _meshes_of(uids, meshes)
+    tags = _tags(config, uids, trained, checkpoints)
     with tempfile.TemporaryDirectory(prefix="mvforge-generator-") as scratch, ExitStack() as stack:
         folder = Path(scratch) / "generator"
         folder.mkdir()
@@ -70,6 +75,7 @@ def run(
         method.export(config.model, local, folder)
         # Travels with the model, so that no one scores it on what it has seen, wherever it is used.
         (folder / TRAINED_UIDS).write_text(json.dumps(uids))
+        write_attribution(trained, Location(str(folder)))
         version = tracking.register(
             job.run.tracking_uri,
             name=config.name,
@@ -90,9 +96,14 @@ def run(
     return Summary(completed=1, facts={**tags, "model": version.uri, "trained_objects": len(uids)})
 
 
-def _tags(config: RegisterConfig, uids: list[str], meshes: Location, checkpoints: dict[str, Location]) -> dict[str, str]:
-    trained = set(uids)
-    rows = [row for row in (meshes / "meshes.parquet").read_table(["uid", "sha256", "licence"]).to_pylist() if row["uid"] in trained]
+def _meshes_of(uids: list[str], meshes: Location) -> list[dict[str, Any]]:
+    """The meshes' rows of the trained objects, whose files were fetched: what the attribution needs, and the digests."""
+    table = (meshes / "meshes.parquet").read_table()
+    chosen = table.select([name for name in ("sha256", *COLUMNS) if name in table.column_names])
+    return chosen.filter(pc.is_in(chosen["uid"], pa.array(uids, pa.string()))).to_pylist()
+
+
+def _tags(config: RegisterConfig, uids: list[str], rows: list[dict[str, Any]], checkpoints: dict[str, Location]) -> dict[str, str]:
     files = sorted([row["uid"], row["sha256"]] for row in rows)
     losses = {f"validation_loss.{stage}": loss for stage, place in checkpoints.items() if (loss := _last_loss(place)) is not None}
     return {
@@ -103,6 +114,7 @@ def _tags(config: RegisterConfig, uids: list[str], meshes: Location, checkpoints
         "trained_uids": _digest(uids),
         "trained_objects": str(len(uids)),
         "licences": licence_summary([row["licence"] for row in rows]),
+        "attribution": CSV,
         **losses,
     }
 

@@ -13,6 +13,7 @@ from infra.provenance import git_commit
 from infra.storage import Location
 from pipelines import graph, settings
 from pipelines.artifact import Record, Store
+from pipelines.commands import rendering
 from pipelines.context import Context
 from pipelines.dag import Decision, Step, decide_all, select
 from pipelines.lease import read_holder
@@ -182,7 +183,11 @@ def _last_seconds(store: Store, step: str) -> float | None:
 
 
 def show_status(options: argparse.Namespace) -> dict[str, Any]:
-    """The `status` verb."""
+    """The `status` verb; the word `render` in place of a recipe stands for all renderings of the store."""
+    if options.recipe == rendering.STEP:
+        return rendering.show_renderings(options, options.label)
+    if options.step == rendering.STEP:
+        return rendering.show_renderings(options, options.label or settings.label_for(options.recipe, options.sets))
     context = Context.open(options.recipe, options.sets, options.label, options.store)
     rows = [_status_row(context, d) for d in decide_all(graph.build(context.recipe), context.label, context.store)]
     if not options.json:

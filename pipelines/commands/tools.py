@@ -1,55 +1,11 @@
-"""Single tools on plain files, of use without the pipeline: render, export-views, reconstruct, score-views, score-mesh."""
+"""Single tools on plain files, of use without the pipeline: exports, reconstruct, score-views, score-mesh."""
 
 import argparse
-import dataclasses
-import tempfile
 from typing import Any
 
-from infra import cluster
 from infra.errors import UserError
-from infra.job import Job, Resources
 from infra.storage import Location
 from pipelines.context import absolute
-
-
-def render_objects(options: argparse.Namespace) -> dict[str, Any]:
-    """The `render` verb: catalog, fetch and render without the graph."""
-    from pipelines.settings import apply
-    from rendering import catalog, fetch, render
-
-    source = options.source
-    if source.startswith("local:"):
-        source = f"local:{absolute(source.removeprefix('local:'), 'the source')}"
-    store = Location(absolute(options.store, "the store"))
-    # A set rendered by hand has no split to protect: a folder of one file is fine.
-    listing = dataclasses.replace(catalog.CatalogConfig(source=source), val_fraction=0.0, test_fraction=0.0)
-    if options.objects:
-        listing = dataclasses.replace(listing, count=options.objects)
-    config = apply(
-        render.RenderConfig(),
-        [f"rig={options.rig}", f"resolution={options.resolution}", f"samples={options.samples}", f"num_conditions={options.conditions}"],
-    )
-    cluster.attach()
-    with tempfile.TemporaryDirectory(prefix="mvforge-render-") as scratch:
-        listed, fetched = Location(scratch) / "catalog", Location(scratch) / "fetch"
-        catalog.run(listing, out=listed, job=Job())
-        fetch.run(fetch.FetchConfig(), catalog=listed, out=fetched, job=Job(cache=store / "_cache" / "fetch"))
-        summary = render.run(
-            config, meshes=fetched, out=store, job=Job(resources=Resources(workers=options.workers), cache=store / "_cache" / "render")
-        )
-    ledger = (store / "ledger.parquet").read_table(columns=["uid", "status", "reason", "detail"]).to_pylist()
-    failures = [row for row in ledger if row["status"] != "ok"]
-    if not options.json:
-        print(f"{summary.completed} rendered, {summary.failed} failed -> {store}  (contact sheet: {store / 'sheet.webp'})")
-        for row in failures:
-            print(f"  {row['uid']}: {row['reason']}: {str(row['detail']).splitlines()[-1] if row['detail'] else ''}")
-    return {
-        "completed": summary.completed,
-        "failed": summary.failed,
-        "rejected": summary.rejected,
-        "store": str(store),
-        "failures": failures,
-    }
 
 
 def export_one(options: argparse.Namespace) -> dict[str, Any]:
@@ -66,10 +22,23 @@ def export_one(options: argparse.Namespace) -> dict[str, Any]:
             f"no object '{options.uid}' in {options.store}",
             f"the nearest are {', '.join(near)}" if near else "the store lists its objects in ledger.parquet",
         )
-    export_views(store, options.uid, Location(absolute(str(options.out), "the output folder")))
+    count = export_views(store, options.uid, Location(absolute(str(options.out), "the output folder")), options.format)
     if not options.json:
-        print(f"{options.out / 'transforms.json'}")
+        print(f"{count} views and their cameras ({options.format}) -> {options.out}")
     return {"completed": 1, "failed": 0, "rejected": 0, "out": str(options.out)}
+
+
+def export_webdataset(options: argparse.Namespace) -> dict[str, Any]:
+    """The `export-webdataset` verb."""
+    from rendering.export_webdataset import export_webdataset
+    from rendering.views import ViewStore
+
+    store, out = ViewStore(Location(absolute(options.store, "the store"))), Location(absolute(options.out, "the output folder"))
+    passes = [name for name in options.passes.split(",") if name]
+    result = export_webdataset(store, out, passes=passes, bytes_per_shard=options.shard_mb << 20)
+    if not options.json:
+        print(f"{result['objects']} objects, {result['views']} views in {result['shards']} shards -> {out.shown}")
+    return {"completed": result["objects"], "failed": 0, "rejected": 0, "out": str(out), **result}
 
 
 def reconstruct(options: argparse.Namespace) -> dict[str, Any]:

@@ -18,8 +18,40 @@ register) and eval (generate to report).
   --rerun S         do S again beside the old build, swapped in when complete; steps below become stale
   --retry-failed S  do only S's failed items again"""
 
+STATUS_HELP = """`mvforge status tiny render` shows the render step of a recipe in detail: counts by state and reason, speed, time
+left. `mvforge status render --store S` shows every rendering of a store, also one that `mvforge render` writes."""
+
 IMAGE_HELP = """psnr and ssim on white over the full frame, psnr_foreground over the reference mask; ssim uses an 11x11
 Gaussian (1.5), population covariance and leaves out a 5 px border. Pictures pair up by file name."""
+
+EXPORT_FORMATS = ("nerfstudio", "colmap", "blender", "pytorch3d", "opencv")
+EXPORT_HELP = """images/NNN.png with straight alpha, mask/NNN.png, and depth (16 bit), normal, albedo where they were rendered.
+cameras.json always: OpenCV camera-to-world, intrinsics in image sizes, roles, the unit of the depth. Beside it, by --format:
+
+  nerfstudio  transforms.json, OpenGL camera-to-world, pixels (also read by NeRF and instant-ngp code)
+  colmap      sparse/0/cameras.txt, images.txt and an empty points3D.txt (also read by 3D Gaussian splatting)
+  blender     cameras_blender.json: matrix_world, lens for a 36 mm sensor, shift
+  pytorch3d   cameras_pytorch3d.json: arguments of PerspectiveCameras(..., in_ndc=True)
+  opencv      nothing more
+
+The world is Z up in all of them, the object's box is centred and its longest side is 1."""
+
+WEBDATASET_HELP = """One sample per object, with its uid as key: NNN.png and NNN.json (camera, role) per view, json for the object, and
+NNN.depth.png (16 bit), NNN.normal.png, NNN.albedo.png for the asked passes. The same store gives the same bytes."""
+
+RENDER_HELP = """An interrupted call goes on where it was; files that cannot be rendered are listed with their reasons.
+
+Rigs: mvdiffusionpp, mvdream, instant3d, gso64, dmv3d, syncdreamer16, zero123pp, or file:RIG.json (or .toml) of your own.
+Lights: white, syncdreamer, random, or hdri:FOLDER of .hdr and .exr maps; drawn per object. docs/conventions.md has both."""
+
+TOOL_SET = "any setting of catalog., fetch. or render., for example catalog.licences=cc0,cc-by; may be repeated"
+
+BENCH_HELP = """Each profile renders three views of each file in turns with Blender's own default settings; cost is processor time of
+one pinned core, quality is measured against pictures of 1024 samples, which are rendered once and kept in --cache (about a
+minute a view). Without files: the four that the goals are set for, from $MVFORGE_ASSETS.
+
+--dry-run N pushes N made-up objects through the same Ray Data graph without Blender and reports the cost of everything else.
+--memory N renders N small objects in one Blender process and reports what it holds."""
 
 MESH_HELP = """accuracy is generated -> reference, completeness the other way, chamfer their mean (not squared); coordinates
 are taken as the files give them unless --normalize says otherwise: a Y-up GLB and a Z-up PLY share no frame."""
@@ -86,8 +118,10 @@ def add_step_verbs(verbs: Any) -> None:
         later("steps", "show_status"),
         "show each step: done, running (by whom), stale, failed or missing, and where",
         "mvforge status tiny",
+        STATUS_HELP,
     )
     _recipe_arguments(status)
+    status.add_argument("step", nargs="?", choices=("render",), help="show this step in detail")
 
 
 def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,34 +154,71 @@ def add_head_verbs(verbs: Any) -> None:
 
 
 def add_tool_verbs(verbs: Any) -> None:
-    """render, export-views, reconstruct, score-views, score-mesh."""
+    """render, bench, export-views, export-webdataset, reconstruct, score-views, score-mesh."""
     render = add_verb(
         verbs,
         "render",
-        later("tools", "render_objects"),
+        later("render_tool", "render_objects"),
         "render every .glb/.gltf of a source to views with cameras",
         "mvforge render --source local:/data/objects --store /data/views --resolution 256",
-        "An interrupted call goes on where it was; files that cannot be rendered are listed with their reasons.",
+        RENDER_HELP,
     )
     render.add_argument("--source", required=True, help="local:DIR, procedural, or objaverse")
     render.add_argument("--store", required=True, help="folder or URL for the views")
     render.add_argument("--resolution", type=int, default=512, help="side of the square pictures in pixels (default 512)")
-    render.add_argument("--samples", type=int, default=32, help="Cycles samples per pixel (default 32)")
+    render.add_argument("--profile", default="quality", help="noise against cost: quality, throughput or draft (default quality)")
+    render.add_argument("--samples", type=int, default=0, help="the same samples per pixel for all objects, instead of the profile's")
+    render.add_argument("--passes", default="depth,normal", help="beside RGBA: depth, normal, albedo (default depth,normal; '' for none)")
     render.add_argument("--rig", default="mvdiffusionpp", help="camera rig (default mvdiffusionpp)")
+    render.add_argument("--light", default="white", help="what shines on the objects (default white)")
     render.add_argument("--conditions", type=int, default=4, help="random condition views beside the rig's targets (default 4)")
     render.add_argument("--objects", type=int, help="how many objects of a procedural or objaverse source")
+    render.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help=TOOL_SET)
     render.add_argument("--workers", type=int, default=2, help="Blender processes (default 2)")
+    render.add_argument("--retry-failed", action="store_true", help="try files again that failed before, up to a limit of attempts")
     render.set_defaults(status=lambda result: 0 if result["failed"] <= result["completed"] else 1)
+    bench = add_verb(
+        verbs,
+        "bench",
+        later("benches", "bench_render"),
+        "measure what rendering costs and how good it is",
+        "mvforge bench render --profiles throughput,quality",
+        BENCH_HELP,
+    )
+    bench.add_argument("what", choices=("render",), help="what to measure")
+    bench.add_argument("files", nargs="*", type=Path, help=".glb or .gltf files")
+    bench.add_argument("--profiles", default="throughput,quality", help="separated by commas (default throughput,quality)")
+    bench.add_argument("--views", default="9,20,36", help="which of the 42 views of the mvdiffusionpp rig (default 9,20,36)")
+    bench.add_argument("--resolution", type=int, default=512)
+    bench.add_argument("--rounds", type=int, default=1, help="measure so often and take the quickest (default 1)")
+    bench.add_argument("--cache", type=Path, help="where the reference pictures are kept (default ~/.mvforge/bench)")
+    bench.add_argument("--dry-run", type=int, metavar="N", help="N made-up objects through the graph instead")
+    bench.add_argument("--memory", type=int, metavar="N", help="N objects through one Blender process instead")
+    bench.add_argument("--workers", type=int, default=2, help="actors of the dry run (default 2)")
     export = add_verb(
         verbs,
         "export-views",
         later("tools", "export_one"),
-        "write one object's views as PNG files with transforms.json (nerfstudio)",
-        "mvforge export-views water_bottle-e3e55e7f --store /data/views --out bottle",
+        "write one object's views as PNG files with their cameras",
+        "mvforge export-views water_bottle-e3e55e7f --store /data/views --out bottle --format colmap",
+        EXPORT_HELP,
     )
     export.add_argument("uid", help="the object; an unknown one is answered with the nearest")
     export.add_argument("--store", required=True, help="what `mvforge render` or a render step wrote")
     export.add_argument("--out", required=True, type=Path)
+    export.add_argument("--format", default="nerfstudio", choices=EXPORT_FORMATS, help="convention of the cameras (default nerfstudio)")
+    shards = add_verb(
+        verbs,
+        "export-webdataset",
+        later("tools", "export_webdataset"),
+        "write all views of a store as WebDataset tar shards",
+        "mvforge export-webdataset --store /data/views --out /data/shards",
+        WEBDATASET_HELP,
+    )
+    shards.add_argument("--store", required=True, help="what `mvforge render` or a render step wrote")
+    shards.add_argument("--out", required=True, help="folder or URL for views-NNNNN.tar")
+    shards.add_argument("--passes", default="", help="also these, separated by commas: depth, normal, albedo")
+    shards.add_argument("--shard-mb", type=int, default=512, help="a shard ends at this size (default 512)")
     rebuild = add_verb(
         verbs,
         "reconstruct",

@@ -71,7 +71,7 @@ def recipe() -> Recipe:
         model=replace(paper(), vae_views=1),
         train=train,
         catalog=CatalogConfig(source="objaverse", count=72_000, val_fraction=0.005, test_fraction=0.005),
-        render=RenderConfig(resolution=512, samples=32, num_conditions=10),
+        render=RenderConfig(resolution=512, profile="quality", num_conditions=10),
         generate=GenerateConfig(sampler="ddpm", steps=75),  # section 6
         resources={"render": Resources(workers=1024), "train": gpu, "train.mvae": replace(gpu, workers=64), "encode": gpu, "generate": gpu},
     )

@@ -53,7 +53,7 @@ def recipe() -> Recipe:
         model=small(),
         train=train,
         catalog=CatalogConfig(count=4000),
-        render=RenderConfig(resolution=128, samples=16, num_conditions=10),
+        render=RenderConfig(resolution=128, profile="throughput", num_conditions=10),
         generate=GenerateConfig(steps=25),
         resources={
             "train": Resources(workers=1, gpus=1.0),

@@ -21,7 +21,10 @@ class ObjectRef:
         split: `train`, `val` or `test`; empty until the catalog assigns it.
         licence: SPDX-like name, or `unknown`.
         attribution: whom to name, empty when nobody is known.
+        tags: the author's tags, separated by commas.
+        title, author, source_page: of the object, for those who must name them; empty when unknown.
         bytes: size of the file, where it is known before fetching.
+        score: how good the object is, from a table that the recipe names; None without one.
     """
 
     uid: str
@@ -34,16 +37,22 @@ class ObjectRef:
     licence: str = UNKNOWN_LICENCE
     attribution: str = ""
     caption: str = ""
+    tags: str = ""
+    title: str = ""
+    author: str = ""
+    source_page: str = ""
     bytes: int | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that is present and verified: absolute `Location` text, hex sha256 and size in bytes."""
+    """A file that is present and verified: absolute `Location` text, hex sha256, size in bytes, and the licence it states."""
 
     path: str
     sha256: str
     bytes: int
+    stated_licence: str = UNKNOWN_LICENCE
 
 
 class FetchError(Exception):

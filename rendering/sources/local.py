@@ -5,7 +5,7 @@ from pathlib import Path
 
 from infra.errors import UserError
 from rendering.glb_header import check_file, content_sha256, read_document
-from rendering.licences import licence_in_file
+from rendering.licences import licence_in_file, named_in_file
 from rendering.sources.base import LOCAL, UNKNOWN_LICENCE, Fetched, FetchError, ObjectRef, file_safe
 
 SUFFIXES = (".glb", ".gltf")
@@ -51,7 +51,7 @@ def _reference(path: Path, folder: Path, extra: str = "") -> ObjectRef:
     except OSError:
         uid = f"{file_safe(path.stem)}-unreadable{extra}"
         return ObjectRef(uid=uid, source=LOCAL, uri=_text(path), group=f"path-{_text(relative)}", category=category)
-    licence, attribution = _licence(path)
+    licence, attribution, named = _stated(path)
     return ObjectRef(
         uid=f"{file_safe(path.stem)}-{sha256[:8]}{extra}",
         source=LOCAL,
@@ -62,6 +62,9 @@ def _reference(path: Path, folder: Path, extra: str = "") -> ObjectRef:
         licence=licence,
         attribution=attribution,
         caption=file_safe(path.stem).replace("_", " ").replace("-", " "),
+        title=named.get("title", ""),
+        author=named.get("author", ""),
+        source_page=named.get("source_page", ""),
         bytes=size,
     )
 
@@ -71,11 +74,13 @@ def _text(path: Path) -> str:
     return str(path).encode("utf-8", "replace").decode()
 
 
-def _licence(path: Path) -> tuple[str, str]:
+def _stated(path: Path) -> tuple[str, str, dict[str, str]]:
+    """(licence, attribution, title and author and source page) as the file itself states them."""
     try:
-        return licence_in_file(read_document(path))
+        document = read_document(path)
     except FetchError:
-        return UNKNOWN_LICENCE, ""
+        return UNKNOWN_LICENCE, "", {}
+    return *licence_in_file(document), named_in_file(document)
 
 
 def verify(reference: ObjectRef) -> Fetched:
@@ -87,5 +92,5 @@ def verify(reference: ObjectRef) -> Fetched:
         raise FetchError("missing" if isinstance(error, FileNotFoundError) else "unreadable", str(error)) from error
     if reference.sha256 is not None and sha256 != reference.sha256:
         raise FetchError("changed", f"sha256 is {sha256}, the catalog recorded {reference.sha256}; build the catalog again")
-    check_file(path)
-    return Fetched(str(path), sha256, size)
+    stated, _ = licence_in_file(check_file(path))
+    return Fetched(str(path), sha256, size, stated)

@@ -4,11 +4,9 @@ File names, index formats and the cache layout are those of the `objaverse` pack
 download functions, which trust whatever lies in the cache and wait for ever.
 """
 
-import gzip
-import hashlib
 import json
-import zlib
 from collections.abc import Iterable
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -18,23 +16,14 @@ import pyarrow.parquet as pq
 from infra.errors import UserError
 from infra.seeds import seed_for
 from infra.storage import sha256_of
-from rendering.download import DEFAULT_POLICY, DownloadPolicy, download
-from rendering.glb_header import check_file
-from rendering.licences import licence_name
-from rendering.sources.base import OBJAVERSE, UNKNOWN_LICENCE, Fetched, FetchError, ObjectRef, file_safe
-
-BASE_URL = "https://huggingface.co/datasets/allenai/objaverse/resolve/main"
-OBJECT_PATHS, LVIS = "object-paths.json.gz", "lvis-annotations.json.gz"
-LICENCES = {
-    "by": "CC-BY-4.0",
-    "by-sa": "CC-BY-SA-4.0",
-    "by-nd": "CC-BY-ND-4.0",
-    "by-nc": "CC-BY-NC-4.0",
-    "by-nc-sa": "CC-BY-NC-SA-4.0",
-    "by-nc-nd": "CC-BY-NC-ND-4.0",
-    "cc0": "CC0-1.0",
-}
-"""The annotations' short names; Sketchfab grants its Creative Commons licences in version 4.0."""
+from rendering.annotation_tables import opened
+from rendering.download import DownloadPolicy, download
+from rendering.glb_header import check_file, read_document
+from rendering.licences import licence_in_file
+from rendering.pace import Pace
+from rendering.selection import EVERYTHING_OPEN, Exclusion, Selection
+from rendering.sources.base import OBJAVERSE, Fetched, FetchError, ObjectRef, file_safe
+from rendering.sources.objaverse_index import LVIS, Index, used
 
 
 def default_cache() -> Path:
@@ -42,63 +31,6 @@ def default_cache() -> Path:
     import objaverse
 
     return Path(objaverse._VERSIONED_PATH)
-
-
-class Index:
-    """The index files of one mirror, from the package's cache where they parse, else downloaded once into `folder`.
-
-    Raises:
-        UserError: an index file can neither be read nor fetched.
-    """
-
-    def __init__(self, base_url: str, folder: Path, package_cache: Path, policy: DownloadPolicy = DEFAULT_POLICY) -> None:
-        self.base_url, self.package_cache, self.policy = base_url.rstrip("/"), package_cache, policy
-        # One mirror's answers never stand for another's.
-        self.folder = folder / hashlib.sha256(self.base_url.encode()).hexdigest()[:12]
-
-    def _read(self, name: str) -> dict[str, Any]:
-        candidates = [self.folder / name] + ([self.package_cache / name] if self.base_url == BASE_URL else [])
-        for path in candidates:
-            if (content := _parse_index(path)) is not None:
-                return content
-        try:
-            fetched = download(f"{self.base_url}/{name}", lambda _: self.folder / name, check=_check_index, policy=self.policy)
-        except FetchError as error:
-            mend = "check catalog.objaverse_base_url and the network"
-            raise UserError(f"the Objaverse index {name} cannot be had: {error}", mend) from error
-        return _parse_index(Path(fetched.path)) or {}
-
-    def object_paths(self) -> dict[str, str]:
-        """uid -> path of the file below the base URL."""
-        return self._read(OBJECT_PATHS)
-
-    def lvis(self) -> dict[str, list[str]]:
-        """LVIS category -> uids."""
-        return self._read(LVIS)
-
-    def annotations(self, paths: dict[str, str], uids: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """uid -> annotation, for the given uids; only the metadata files they lie in are read."""
-        wanted = set(uids)
-        shards = sorted({paths[uid].split("/")[1] for uid in wanted if uid in paths and paths[uid].count("/") >= 2})
-        found: dict[str, dict[str, Any]] = {}
-        for shard in shards:
-            found |= {uid: entry for uid, entry in self._read(f"metadata/{file_safe(shard)}.json.gz").items() if uid in wanted}
-        return found
-
-
-def _parse_index(path: Path) -> dict[str, Any] | None:
-    """The content of a gzipped JSON object, or None when there is none or it is cut or broken."""
-    try:
-        with gzip.open(path, "rb") as stream:
-            content = json.load(stream)
-    except (OSError, EOFError, ValueError, zlib.error):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _check_index(path: Path) -> None:
-    if _parse_index(path) is None:
-        raise FetchError("truncated", "not a complete gzipped JSON object")
 
 
 def read_uid_file(path: Path) -> list[str]:
@@ -131,7 +63,7 @@ def choose_uids(index: Index, uids: Iterable[str], categories: Iterable[str]) ->
             mend = f"did you mean '{near[0]}'?" if near else f"see {LVIS} for the names"
             raise UserError(f"no LVIS category '{category}'", mend)
         category_of |= {uid: category for uid in lvis[category]}
-    everything = chosen + list(category_of) if chosen or category_of else list(index.object_paths())
+    everything = chosen + list(category_of) if chosen or category_of else list(index.object_paths)
     return list(dict.fromkeys(everything)), category_of
 
 
@@ -140,76 +72,100 @@ def list_objects(
     *,
     uids: Iterable[str] = (),
     categories: tuple[str, ...] = (),
-    licences: tuple[str, ...] = (),
+    selection: Selection = EVERYTHING_OPEN,
     min_faces: int = 0,
     max_faces: int = 0,
     limit: int = 0,
     seed: int = 0,
     checksums: dict[str, str] | None = None,
-) -> list[ObjectRef]:
-    """The chosen objects that pass the filters, at most `limit` of them (0 = all).
+) -> tuple[list[ObjectRef], list[Exclusion]]:
+    """The chosen objects that pass, at most `limit` of them (0 = all), and those that were looked at and did not.
 
-    The limit keeps those whose seeded hash is smallest, so raising it only adds objects. Objects without an
-    annotation pass only when no filter is set.
+    Objects are looked at in the order of a seeded hash until `limit` have passed, so raising it only adds objects.
     """
     chosen, category_of = choose_uids(index, uids, categories)
-    paths, has_filter = index.object_paths(), bool(licences or min_faces or max_faces)
-    if limit and not has_filter:
-        chosen = _smallest(chosen, limit, seed)
-    annotations = index.annotations(paths, chosen)
-    kept = [uid for uid in chosen if not has_filter or _passes(annotations.get(uid), licences, min_faces, max_faces)]
-    if limit:
-        kept = _smallest(kept, limit, seed)
-    checksums = checksums or {}
-    return [_reference(uid, _uri(index, paths, uid), annotations.get(uid, {}), category_of.get(uid), checksums.get(uid)) for uid in kept]
+    order = sorted(chosen, key=lambda uid: seed_for("objaverse", seed, uid)) if limit else chosen
+    selection, checksums = selection.among(chosen), checksums or {}
+    kept: list[ObjectRef] = []
+    excluded: list[Exclusion] = []
+    at = 0
+    while at < len(order) and (not limit or len(kept) < limit):
+        batch, at, refused = _next_batch(order, at, selection, limit and limit - len(kept))
+        annotations = index.annotations(uid for uid in batch if uid not in refused)
+        for uid in batch:
+            annotation = annotations.get(uid)
+            ref = _reference(uid, _uri(index, uid), annotation, category_of.get(uid), checksums.get(uid))
+            exclusion = refused.get(uid) or selection.refusal(ref) or _refused_by_faces(ref, annotation, min_faces, max_faces)
+            if exclusion is not None:
+                excluded.append(exclusion)
+            else:
+                kept.append(ref)
+            if limit and len(kept) == limit:
+                break
+    return kept, excluded
 
 
-def _uri(index: Index, paths: dict[str, str], uid: str) -> str:
-    return f"{index.base_url}/{paths[uid]}" if uid in paths else ""
+def _next_batch(order: list[str], at: int, selection: Selection, wanted: int) -> tuple[list[str], int, dict[str, Exclusion]]:
+    """The next objects to look at, somewhat more than `wanted` of them with a good score (all when 0), and the other ones.
+
+    Scores are known without the metadata files, of which there are 160: few of them are read for few objects.
+    """
+    enough = wanted + wanted // 4 + 16 if wanted else len(order)
+    batch: list[str] = []
+    refused: dict[str, Exclusion] = {}
+    while at < len(order) and len(batch) - len(refused) < enough:
+        uid = order[at]
+        batch.append(uid)
+        if by_score := selection.refused_by_score(uid):
+            refused[uid] = Exclusion(uid, *by_score, licence="")
+        at += 1
+    return batch, at, refused
 
 
-def _smallest(uids: list[str], limit: int, seed: int) -> list[str]:
-    return sorted(uids, key=lambda uid: seed_for("objaverse", seed, uid))[:limit]
+def _uri(index: Index, uid: str) -> str:
+    return f"{index.base_url}/{index.object_paths[uid]}" if uid in index.object_paths else ""
 
 
-def _passes(annotation: dict[str, Any] | None, licences: tuple[str, ...], min_faces: int, max_faces: int) -> bool:
-    if annotation is None or (licences and _licence(annotation) not in licences):
-        return False
-    faces = annotation.get("faceCount") or 0
-    return faces >= min_faces and (not max_faces or faces <= max_faces)
+def _refused_by_faces(ref: ObjectRef, annotation: dict[str, Any] | None, min_faces: int, max_faces: int) -> Exclusion | None:
+    if not (min_faces or max_faces):
+        return None
+    faces = annotation["faces"] if annotation else None
+    if faces is None:
+        return Exclusion(ref.uid, "no_annotation", "its number of faces is not known", ref.licence)
+    if faces < min_faces or (max_faces and faces > max_faces):
+        bounds = f"at least {min_faces}" + (f" and at most {max_faces}" if max_faces else "")
+        return Exclusion(ref.uid, "face_count", f"{faces} faces, {bounds} are asked for", ref.licence)
+    return None
 
 
-def _licence(annotation: dict[str, Any]) -> str:
-    stated = str(annotation.get("license") or "")
-    return LICENCES.get(stated.lower()) or licence_name(stated)
-
-
-def _reference(uid: str, uri: str, annotation: dict[str, Any], category: str | None, sha256: str | None) -> ObjectRef:
-    user = annotation.get("user") or {}
-    author = user.get("displayName") or user.get("username") or ""
-    page = annotation.get("viewerUrl") or annotation.get("uri")
-    named = [part for part in (annotation.get("name"), author and f"by {author}", page) if part]
-    categories = [entry.get("name", "") for entry in annotation.get("categories") or []]
+def _reference(uid: str, uri: str, annotation: dict[str, Any] | None, category: str | None, sha256: str | None) -> ObjectRef:
+    known = annotation or used({})
+    named = [known["name"], known["author"] and f"by {known['author']}", known["page"]]
     return ObjectRef(
         uid=uid,
         source=OBJAVERSE,
         uri=uri,
         group=sha256 or f"objaverse-{uid}",
         sha256=sha256,
-        category=category or (categories[0] if categories else ""),
-        licence=_licence(annotation) if annotation else UNKNOWN_LICENCE,
-        attribution=", ".join(named),
-        caption=str(annotation.get("name") or ""),
+        category=category or known["category"],
+        licence=known["licence"],
+        attribution=", ".join(part for part in named if part),
+        caption=known["name"],
+        tags=known["tags"],
+        title=known["name"],
+        author=known["author"],
+        source_page=known["page"],
     )
 
 
-def read_checksums(path: str) -> dict[str, str]:
-    """uid -> sha256 from Objaverse-XL's `sketchfab.parquet`, whose `fileIdentifier` ends in the 1.0 uid."""
+def read_checksums(address: str) -> dict[str, str]:
+    """uid -> sha256 from Objaverse-XL's `sketchfab.parquet` (path or URL), whose `fileIdentifier` ends in the 1.0 uid."""
     try:
-        table = pq.read_table(path, columns=["fileIdentifier", "sha256"]).to_pydict()
+        with opened(address, "catalog.objaverse_checksums") as path:
+            table = pq.read_table(path, columns=["fileIdentifier", "sha256"]).to_pydict()
     except (OSError, KeyError, ValueError) as error:
-        mend = "give the path of sketchfab.parquet of Objaverse-XL"
-        raise UserError(f"the checksum table {path} cannot be read: {error}", mend) from error
+        mend = "give the path or URL of sketchfab.parquet of Objaverse-XL"
+        raise UserError(f"the checksum table {address} cannot be read: {error}", mend) from error
     return {name.rstrip("/").rsplit("/", 1)[-1]: sha256 for name, sha256 in zip(table["fileIdentifier"], table["sha256"], strict=True)}
 
 
@@ -217,29 +173,39 @@ def from_package_cache(reference: ObjectRef, package_cache: Path) -> Fetched | N
     """The object's file in the package's cache when it proves whole there, else None: the cache itself proves nothing."""
     path = package_cache / "glbs" / reference.uri.rsplit("/", 2)[-2] / f"{reference.uid}.glb"
     try:
-        check_file(path)
+        stated, _ = licence_in_file(check_file(path))
         sha256, size = sha256_of(path), path.stat().st_size
     except (FetchError, OSError):
         return None
     if reference.sha256 not in (None, sha256):
         return None
-    return Fetched(str(path), sha256, size)
+    return Fetched(str(path), sha256, size, stated)
 
 
-def fetch_object(reference: ObjectRef, folder: Path, package_cache: Path, policy: DownloadPolicy) -> Fetched:
+def addresses(reference: ObjectRef, mirrors: Iterable[str] = ()) -> list[str]:
+    """Where the object's file may be had: the catalog's address, then the same path below each mirror."""
+    path = "/".join(reference.uri.rsplit("/", 3)[1:])  # glbs/<shard>/<uid>.glb
+    return [reference.uri, *(f"{mirror.rstrip('/')}/{path}" for mirror in mirrors)] if reference.uri else []
+
+
+def fetch_object(
+    reference: ObjectRef, folder: Path, package_cache: Path, policy: DownloadPolicy, mirrors: Iterable[str] = (), pace: Pace | None = None
+) -> Fetched:
     """A verified file: the package's cache when whole, else `<folder>/<uid>-<sha8>.glb`, downloaded. Raises FetchError."""
     if not reference.uri:
         raise FetchError("unknown_uid", f"{reference.uid} is not in the Objaverse index")
     present = from_package_cache(reference, package_cache)
     if present is not None:
         return present
-    return download(
-        reference.uri,
+    fetched = download(
+        addresses(reference, mirrors),
         lambda sha256: folder / f"{reference.uid}-{sha256[:8]}.glb",
         sha256=reference.sha256,
         check=_check_glb,
         policy=policy,
+        pace=pace,
     )
+    return replace(fetched, stated_licence=licence_in_file(read_document(Path(fetched.path)))[0])
 
 
 def _check_glb(path: Path) -> None:

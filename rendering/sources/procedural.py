@@ -51,6 +51,8 @@ def _reference(family: str, seed: int, index: int) -> ObjectRef:
         licence=LICENCE,
         attribution="mvforge procedural generator",
         caption=f"a toy {family}",
+        title=f"toy {family} {index}",
+        author="mvforge procedural generator",
     )
 
 

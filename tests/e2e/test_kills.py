@@ -37,7 +37,7 @@ def kill_when(chain: Chain, ready: Callable[[], bool], *arguments: str) -> None:
 def test_killed_while_rendering(tmp_path: Path, ray_cluster):
     chain = Chain(tmp_path, {})
     pieces = chain.store / "render" / "_cache"
-    kill_when(chain, lambda: len(list(pieces.rglob("*.parquet"))) >= 2, "run", "smoke", "--only", "data")
+    kill_when(chain, lambda: len(list(pieces.rglob("*.arrow"))) >= 2, "run", "smoke", "--only", "data")
     assert not (chain.store / "render" / "smoke" / "record.json").exists()
     interrupted = {row["step"]: row["state"] for row in chain.mvforge("status", "smoke")["steps"]}
     assert interrupted["render"] == "interrupted" and interrupted["fetch"] == "done"

@@ -24,13 +24,17 @@ def test_render_export_reconstruct_score(smoke_chain: Chain, tmp_path: Path):
     first = chain.mvforge(*render)
     assert (first["completed"], first["failed"]) == (2, 1)
     assert [row["reason"] for row in first["failures"]] == ["bad_header"]
-    pieces = {path: path.stat().st_mtime_ns for path in (tmp_path / "views" / "_cache" / "render").rglob("*.parquet")}
-    assert chain.mvforge(*render)["completed"] == 2
-    assert pieces == {path: path.stat().st_mtime_ns for path in (tmp_path / "views" / "_cache" / "render").rglob("*.parquet")}
+    pieces = {path: path.stat().st_mtime_ns for path in (tmp_path / "views" / "_cache" / "render").rglob("*.arrow")}
+    assert len(pieces) == 2 and chain.mvforge(*render)["completed"] == 2
+    assert pieces == {path: path.stat().st_mtime_ns for path in (tmp_path / "views" / "_cache" / "render").rglob("*.arrow")}
 
     from infra.storage import Location
     from rendering.views import ViewStore
 
+    (status,) = chain.mvforge("status", "render", "--store", store)["renders"]
+    assert (status["state"], status["done"], status["failed"], status["reasons"]) == ("finished", 2, 1, {"bad_header": 1})
+    assert chain.mvforge("export-webdataset", "--store", store, "--out", str(tmp_path / "tar"))["views"] == 2 * 33
+    assert [path.name for path in (tmp_path / "tar").iterdir()] == ["views-00000.tar"]
     uid = ViewStore(Location(store)).uids()[0]
     assert "nearest" in chain.mvforge("export-views", uid[:-2], "--store", store, "--out", str(tmp_path / "x"), status=2)["mend"]
     out = tmp_path / "exported"
@@ -60,3 +64,10 @@ def test_a_missing_partner_is_named(chain: Chain, tmp_path: Path):
         (tmp_path / name).mkdir()
     answer = chain.mvforge("score-views", "--reference", str(tmp_path / "a"), "--generated", str(tmp_path / "b"), status=2)
     assert str(tmp_path / "a") in answer["error"]
+
+
+def test_the_render_step_in_detail(smoke_chain: Chain, capsys):
+    (status,) = smoke_chain.mvforge("status", "smoke", "render")["renders"]
+    assert (status["label"], status["state"], status["done"], status["waiting"]) == ("smoke", "finished", 6, 0)
+    assert smoke_chain.mvforge("status", "render")["renders"] == [status]
+    assert "no rendering of label" in smoke_chain.mvforge("status", "smoke", "render", "--label", "other", status=2)["error"]

@@ -1,5 +1,6 @@
 """glTF files that are wrong in one way each: name -> (bytes, the reason they must be refused for)."""
 
+import base64
 import json
 import struct
 
@@ -14,7 +15,23 @@ def glb(document: object, body: bytes = b"", *, version: int = 2, magic: bytes =
     return struct.pack("<4sII", magic, version, 12 + len(chunks) if declared is None else declared) + chunks
 
 
-ASSET = {"asset": {"version": "2.0"}}
+TRIANGLE = struct.pack("<9f", 0, 0, 0, 1, 0, 0, 0, 1, 0)  # three positions
+
+
+def triangle_at(uri: str) -> dict:
+    """The smallest whole object: one triangle, its positions at `uri`."""
+    return {
+        "asset": {"version": "2.0"},
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}],
+        "accessors": [{"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3", "min": [0, 0, 0], "max": [1, 1, 0]}],
+        "bufferViews": [{"buffer": 0, "byteLength": 36}],
+        "buffers": [{"byteLength": 36, "uri": uri}],
+    }
+
+
+ASSET = triangle_at("data:application/octet-stream;base64," + base64.b64encode(TRIANGLE).decode())
 GOOD = glb(ASSET)
 
 BROKEN: dict[str, tuple[bytes, str]] = {
@@ -30,7 +47,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "deep.glb": (glb(b"[" * 200_000), "bad_json"),
     "list.glb": (glb([1, 2]), "bad_json"),
     "no_asset.glb": (glb({"meshes": []}), "bad_json"),
-    "future.glb": (glb({"asset": {"version": "3.0"}}), "unsupported_version"),
+    "future.glb": (glb(ASSET | {"asset": {"version": "3.0"}}), "unsupported_version"),
     "odd_buffers.glb": (glb(ASSET | {"buffers": [7]}), "bad_json"),
     "binary.gltf": (b"\x93\xff\x00", "bad_json"),
     "escape.gltf": (json.dumps(ASSET | {"buffers": [{"uri": "../secret.bin"}]}).encode(), "unsafe_uri"),

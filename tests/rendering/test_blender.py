@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,8 @@ from scipy import ndimage
 from infra.errors import UserError
 from rendering.blender import BlenderLimits, BlenderWorker, Rendered, RenderFailure, RenderRequest, coverage, touches_border
 from rendering.cameras import orbit
-from rendering.rigs import RIGS, RigConfig, RigViews
+from rendering.lights import lights_for
+from rendering.rigs import RigViews
 from rendering.views import TARGET, ViewSet
 from tests.rendering import glbs
 
@@ -58,45 +58,13 @@ def failure(worker: BlenderWorker, mesh: Path) -> RenderFailure:
     return result
 
 
-CORNER_COLOURS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 1, 1], [0, 0, 0]], float)
-BOX, MARK = np.array([1.0, 0.62, 0.35]), 0.05  # glTF extents (Y up) and the side of each corner cube
-
-
-@pytest.mark.parametrize("rig", sorted(RIGS))
-def test_known_corners_land_within_half_a_pixel(worker, tmp_path, rig):
-    """Eight small cubes of eight colours sit in the corners of a box that is moved and scaled before export."""
-    corners = np.array(list(product((-1, 1), repeat=3))) * (BOX - MARK) / 2
-    cubes = []
-    for corner, colour in zip(corners, CORNER_COLOURS, strict=True):
-        cube = trimesh.creation.box([MARK] * 3, trimesh.transformations.translation_matrix(corner))
-        cubes.append(glbs.coloured(cube.apply_scale(7.0).apply_translation([40.0, -3.0, 8.0]), colour))
-    mesh = glbs.write(tmp_path / "corners.glb", *cubes, edit=UNLIT)
-    size = 128
-    views = rendered(worker, mesh, RIGS[rig]("u", RigConfig(num_conditions=3)), resolution=size, samples=16)
-    world = np.stack([corners[:, 0], -corners[:, 2], corners[:, 1]], -1)  # glTF (x, y, z) -> Blender (x, -z, y)
-    expected, _ = views.camera.project(world)
-    seen = 0
-    for rgba, places in zip(views.rgba, expected * size, strict=True):
-        colour, alpha = rgba[..., :3] / 255.0, rgba[..., 3] / 255.0
-        for corner_colour, place in zip(CORNER_COLOURS, places, strict=True):
-            weight = alpha * (np.abs(colour - corner_colour).max(-1) < 0.02)
-            full = (MARK * views.camera.intrinsics[0, 0] * size / 2.3) ** 2  # a face seen head-on from the far side
-            if weight.sum() < full:
-                continue  # partly hidden by a nearer cube
-            seen += 1
-            y, x = np.mgrid[:size, :size] + 0.5
-            centroid = np.array([(weight * x).sum(), (weight * y).sum()]) / weight.sum()
-            assert np.abs(centroid - place).max() < 0.5, (corner_colour, centroid, place)
-    assert seen > 0.85 * 8 * len(views)
-
-
 @pytest.mark.parametrize(
     ("albedo", "light", "level"),
     [(1.0, "white", 255), (0.5, "white", 188), (1.0, "syncdreamer", 188), (0.2, "white", 124)],
 )
 def test_levels_of_a_diffuse_sphere(worker, tmp_path, albedo, light, level):
     sphere = glbs.coloured(trimesh.creation.icosphere(4), [albedo] * 3)
-    views = rendered(worker, glbs.write(tmp_path / "sphere.glb", sphere, edit=MATTE), samples=16, light=light)
+    views = rendered(worker, glbs.write(tmp_path / "sphere.glb", sphere, edit=MATTE), samples=16, lights=lights_for(light, "u"))
     solid = views.rgba[views.rgba[..., 3] == 255][:, :3].astype(int)
     assert len(solid) > 500
     assert np.abs(solid - level).max() <= 1
@@ -151,7 +119,10 @@ def test_lights_and_cameras_of_the_file_change_nothing(worker, tmp_path):
 
     plain = rendered(worker, glbs.write(tmp_path / "plain.glb", ball), want_mesh=True)
     lit = rendered(worker, glbs.write(tmp_path / "lit.glb", ball, edit=add_lamp), want_mesh=True)
-    assert np.abs(plain.rgba.astype(int) - lit.rgba).max() <= 8  # the lamp, left on, adds over 80
+    # At the rim a ray more or less may hit: the chain of parents moves vertices by the last bit of a float.
+    inside = (plain.rgba[..., 3] == 255) & (lit.rgba[..., 3] == 255)
+    assert inside.sum() > 500
+    assert np.abs(plain.rgba.astype(int) - lit.rgba)[inside].max() <= 8  # the lamp, left on, adds over 80
     np.testing.assert_allclose(plain.mesh.vertices, lit.mesh.vertices, atol=1e-5)
 
 
@@ -173,7 +144,7 @@ def test_an_object_never_wears_the_textures_of_those_before_it(worker, tmp_path)
 def test_settings_of_one_request_do_not_stick_to_the_next(worker, tmp_path):
     mesh = glbs.toy(tmp_path / "toy.glb", 3)
     before = rendered(worker, mesh)
-    rendered(worker, mesh, samples=1, light="syncdreamer", resolution=20, denoise="balanced")
+    rendered(worker, mesh, samples=1, lights=lights_for("syncdreamer", "u"), resolution=20, denoise="balanced")
     np.testing.assert_array_equal(before.rgba, rendered(worker, mesh).rgba)
 
 
@@ -210,12 +181,12 @@ def test_files_that_cannot_be_rendered_say_why_and_harm_nobody(worker, tmp_path)
     assert failure(worker, glbs.write(tmp_path / "empty.glb", box, edit=no_scene)).reason == "no_mesh"
     ktx2 = failure(worker, glbs.write(tmp_path / "ktx2.glb", box, edit=needs_ktx2))
     assert ktx2.reason == "unsupported_extension" and "KHR_texture_basisu" in ktx2.detail and ktx2.attempts == 1
-    assert failure(worker, glbs.write(tmp_path / "lost.glb", box, edit=lost_picture)).reason == "missing_image"
+    assert failure(worker, glbs.write(tmp_path / "lost.glb", box, edit=lost_picture)).reason == "missing_resource"
     assert failure(worker, glbs.write(tmp_path / "point.glb", point)).reason == "zero_extent"
     assert failure(worker, glbs.write(tmp_path / "endless.glb", box, edit=endless)).reason == "non_finite"
-    assert failure(worker, garbage).reason == "import_failed"
-    assert failure(worker, truncated).reason == "import_failed"
-    assert failure(worker, tmp_path / "absent.glb").reason == "import_failed"
+    assert failure(worker, garbage).reason == "unsupported_version"
+    assert failure(worker, truncated).reason == "truncated"
+    assert failure(worker, tmp_path / "absent.glb").reason == "unreadable"
     rendered(worker, tmp_path / "whole.glb")
     assert worker.pid == pid or pid is None
 
@@ -281,8 +252,8 @@ def test_a_child_is_recycled_and_leaves_nothing_behind(tmp_path):
         pid = worker.pid
         rendered(worker, mesh)
         assert worker.pid is None and not Path(f"/proc/{pid}").exists()
-        assert not list(scratch.glob("object-*"))
-    assert not scratch.exists()
+        assert not list(scratch.root.rglob("object-*"))
+    assert not scratch.root.exists()
 
 
 def test_too_little_memory_is_a_failure_with_a_reason(tmp_path):
@@ -311,7 +282,7 @@ def test_the_child_dies_with_its_parent(tmp_path):
     else:
         pytest.fail("the child outlived its parent")
     with BlenderWorker() as worker:  # starting one sweeps the scratch folders of the dead
-        owners = [folder.name.split("-")[2] for folder in worker._scratch.parent.glob("mvforge-blender-*")]
+        owners = [folder.name.split("-")[2] for folder in worker._scratch.root.parent.glob("mvforge-blender-*")]
         assert parent_pid not in owners and str(os.getpid()) in owners
 
 

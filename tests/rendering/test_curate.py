@@ -1,7 +1,12 @@
 """Curation of painted view sets whose likeness is known because they were painted so."""
 
+import base64
+import io
+import itertools
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +17,7 @@ from infra.errors import UserError
 from infra.job import Job, Summary
 from infra.storage import Location
 from rendering.curate import CurateConfig, run
+from rendering.duplicates import alike_pairs
 from rendering.fingerprint import fingerprint, likeness, ring_views
 from rendering.rigs import RIGS, RigConfig
 from rendering.views import ViewSet, to_table, write_shards
@@ -64,9 +70,32 @@ def curated(folder: Path, objects: list[tuple[ViewSet, str]], **config) -> tuple
     return kept, rejected, summary
 
 
-def test_training_loses_what_looks_like_a_held_out_object_and_keeps_the_rest(tmp_path):
+class Page(HTMLParser):
+    """Headings and pictures of a page, and the tags that were left open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.headings: list[str] = []
+        self.images: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "img":
+            self.images.append(dict(attrs)["src"] or "")
+        if tag not in ("img", "meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+def alike_objects() -> list[tuple[ViewSet, str]]:
     test, val = painted("test", 1), painted("val", 2)
-    objects = [
+    return [
         (test, "test"),
         (val, "val"),
         (noisy(test, "copy"), "train"),
@@ -74,14 +103,73 @@ def test_training_loses_what_looks_like_a_held_out_object_and_keeps_the_rest(tmp
         (painted("other-colour", 1, hue=(30, 60, 200)), "train"),
         (painted("other-shape", 3), "train"),
         (noisy(painted("twin", 3), "train-twin"), "train"),
-        (rolled(test, "heldout-twin", 2), "val"),
+        (noisy(rolled(painted("twin", 3), "t", 5), "train-triplet"), "train"),
+        (rolled(test, "test-twin", 2), "val"),
     ]
-    kept, rejected, summary = curated(tmp_path, objects)
+
+
+def test_of_objects_that_look_the_same_one_is_kept_and_held_out_ones_first(tmp_path):
+    kept, rejected, summary = curated(tmp_path, alike_objects())
+    assert {uid: reason for uid, (reason, _) in rejected.items()} == {
+        "copy": "heldout_duplicate",
+        "turned-copy": "heldout_duplicate",
+        "train-triplet": "duplicate",
+        "train-twin": "duplicate",
+        "test-twin": "duplicate",
+    }
+    assert "val" in rejected["turned-copy"][1] and "other-shape" in rejected["train-twin"][1]
+    assert kept == {"test": "test", "val": "val", "other-colour": "train", "other-shape": "train"}
+    assert summary.facts["training_objects_like_heldout"] == 2 and summary.facts["kept"] == {"train": 2, "val": 1, "test": 1}
+
+
+def test_only_leaks_or_nothing_may_be_dropped(tmp_path):
+    _, rejected, _ = curated(tmp_path / "a", alike_objects(), duplicates="heldout")
     assert set(rejected) == {"copy", "turned-copy"} and {reason for reason, _ in rejected.values()} == {"heldout_duplicate"}
-    assert "val" in rejected["turned-copy"][1]
-    assert {uid for uid, split in kept.items() if split == "train"} == {"other-colour", "other-shape", "train-twin"}
-    assert {uid for uid, split in kept.items() if split != "train"} == {"heldout-twin", "test", "val"}
-    assert summary.facts["training_objects_like_heldout"] == 2 and summary.facts["kept"] == {"train": 3, "val": 2, "test": 1}
+    _, rejected, _ = curated(tmp_path / "b", alike_objects(), duplicates="none")
+    assert not rejected
+    with pytest.raises(UserError, match="curate.duplicates"):
+        CurateConfig(duplicates="some")
+
+
+def test_the_search_finds_exactly_the_pairs_that_comparing_all_would():
+    """The k-d tree against every pair, at limits so wide that many pairs pass."""
+    sets = [painted(f"o{number}", number % 13, hue=(40 + 15 * (number % 5), 90, 200 - 9 * number)) for number in range(36)]
+    prints = [fingerprint(rolled(one, one.uid, number % 8)) for number, one in enumerate(sets)]
+    for colour in (0.03, 0.12, 0.3):
+        slow = {
+            (i, j)
+            for (i, one), (j, other) in itertools.combinations(enumerate(prints), 2)
+            if (alike := likeness(one, other)).colour <= colour and alike.bits <= 20
+        }
+        assert {(i, j) for i, j, _ in alike_pairs(prints, 20, colour)} == slow
+        assert colour < 0.1 or len(slow) > 5
+
+
+def test_rings_of_other_length_and_single_views_are_not_compared():
+    one = painted("a", 1)
+    short = fingerprint(one.select(range(8)))
+    few = fingerprint(one.select([8, 9, 10]))
+    assert list(alike_pairs([few, few, None, short, short], 6, 0.05)) == [(3, 4, ANY)]
+    assert list(alike_pairs([few, short], 6, 0.05)) == []
+
+
+def test_rejections_are_joined_into_the_ledger_and_shown(tmp_path):
+    objects = [*alike_objects(), (painted("<b>", 2, blank=True), "train")]
+    curated(tmp_path, objects)
+    book = {row["uid"]: row for row in (Location(str(tmp_path)) / "out" / "ledger.parquet").read_table().to_pylist()}
+    assert (book["test"]["gate"], book["test"]["gate_reason"]) == ("kept", None) and book["x"]["gate"] is None
+    assert (book["copy"]["gate"], book["copy"]["gate_reason"]) == ("rejected", "heldout_duplicate")
+    assert book["<b>"]["gate_reason"] == "blank" and book["<b>"]["fullest"] == 0 and book["test"]["fullest"] > 0.01
+    page = (tmp_path / "out" / "rejected.html").read_text()
+    parser = Page()
+    parser.feed(page)
+    assert parser.headings == ["duplicate (3)", "heldout_duplicate (2)", "blank (1)"]
+    assert "<b>" not in page and "http" not in page and not parser.open
+    sources = parser.images
+    assert len(sources) == 2 * 5 + 1  # a duplicate is shown beside what it repeats
+    for source in sources:
+        with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as image:
+            assert image.width == 4 * image.height
 
 
 def test_blank_and_clipped_objects_leave_every_split(tmp_path):

@@ -17,7 +17,9 @@ from infra.storage import Location
 from rendering import catalog, fetch
 from rendering.catalog import CatalogConfig
 from rendering.fetch import FetchConfig
-from tests.rendering.broken_glb import ASSET, BROKEN, GOOD, glb
+from rendering.fetch_share import Share, fetch_share
+from rendering.quarantine import Failures
+from tests.rendering.broken_glb import ASSET, BROKEN, GOOD, TRIANGLE, glb, triangle_at
 from tests.rendering.mirror import Mirror, objaverse_files, send, write_tree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,7 +100,7 @@ def test_without_a_cache_files_lie_in_the_output(tmp_path):
 
 def test_local_files_stay_in_place_and_broken_ones_are_rows(tmp_path):
     write_tree({name: data for name, (data, _) in BROKEN.items()} | {"good.glb": GOOD}, tmp_path / "in")
-    write_tree({"whole.gltf": json.dumps(ASSET | {"buffers": [{"uri": "whole.bin"}]}).encode(), "whole.bin": b"1234"}, tmp_path / "in")
+    write_tree({"whole.gltf": json.dumps(triangle_at("whole.bin")).encode(), "whole.bin": TRIANGLE}, tmp_path / "in")
     build = Build(tmp_path, CatalogConfig(source=f"local:{tmp_path / 'in'}", **UNDIVIDED))
     rows = {Path(row["uri"]).name: row for row in build.fetch().values()}
     assert {name: rows[name]["reason"] for name in BROKEN} == {name: reason for name, (_, reason) in BROKEN.items()}
@@ -113,11 +115,11 @@ def test_local_files_stay_in_place_and_broken_ones_are_rows(tmp_path):
 def test_a_local_file_that_changed_or_vanished_since_the_catalog_is_reported(tmp_path):
     names = ["kept", "changed", "removed", "outer"]
     write_tree({f"{name}.glb": glb(ASSET | {"extras": {"name": name}}) for name in names[:3]}, tmp_path / "in")
-    write_tree({"outer.gltf": json.dumps(ASSET | {"buffers": [{"uri": "o.bin"}]}).encode(), "o.bin": b"1"}, tmp_path / "in")
+    write_tree({"outer.gltf": json.dumps(triangle_at("o.bin")).encode(), "o.bin": TRIANGLE}, tmp_path / "in")
     build = Build(tmp_path, CatalogConfig(source=f"local:{tmp_path / 'in'}", **UNDIVIDED))
     (tmp_path / "in" / "changed.glb").write_bytes(glb(ASSET | {"extras": {"name": "another"}}))
     (tmp_path / "in" / "removed.glb").unlink()
-    (tmp_path / "in" / "o.bin").write_bytes(b"2")
+    (tmp_path / "in" / "o.bin").write_bytes(TRIANGLE[::-1])
     reasons = {Path(row["uri"]).stem: row["reason"] for row in build.fetch().values()}
     assert reasons == {"kept": "", "changed": "changed", "removed": "missing", "outer": "changed"}
 
@@ -262,7 +264,12 @@ def test_ray_tasks_give_the_same_rows(tmp_path, ray_cluster, mirror):
         "downloaded": objaverse(tmp_path / "o", mirror),
     }.items():
         tasked = build.fetch(resources=Resources(workers=2, cpus=1.0))
-        shares = [fetch._Work([ref], {ref.uid: []}, build.place / "plain", QUICK) for ref in catalog.read_objects(build.place / "catalog")]
-        plain = {row["uid"]: row for share in shares for row in fetch.fetch_share(share)}
+        plain_job = Job(cache=build.place / "plain")
+        objects, licences = catalog.read_objects(build.place / "catalog"), catalog.read_policy(build.place / "catalog")
+        failures, files = Failures(build.place / "plain", {}), build.place / "plain" / "files"
+        shares = [
+            Share(chunk, {ref.uid: [] for ref in chunk}, files, failures, licences, QUICK) for chunk in fetch._chunks(objects, plain_job)
+        ]
+        plain = {row["uid"]: row for share in shares for row in fetch_share(share)}
         without_path = [{uid: row | {"path": ""} for uid, row in rows.items()} for rows in (tasked, plain)]
         assert without_path[0] == without_path[1], name

@@ -12,7 +12,7 @@ from rendering.glb_header import check_file, content_sha256, external_uris, read
 from rendering.licences import licence_in_file, licence_name
 from rendering.sources import procedural
 from rendering.sources.base import FetchError
-from tests.rendering.broken_glb import ASSET, BROKEN, GOOD, glb
+from tests.rendering.broken_glb import ASSET, BROKEN, GOOD, TRIANGLE, glb, triangle_at
 
 CAR = procedural.make_glb(f"procedural://{procedural.VERSION}/car/0/0")
 
@@ -27,13 +27,12 @@ def test_each_fault_has_its_reason(tmp_path, name):
 
 
 def test_good_files_pass(tmp_path):
-    (tmp_path / "a.glb").write_bytes(glb(ASSET | {"meshes": []}, b"\1\2\3\4"))
-    assert check_file(tmp_path / "a.glb") == ASSET | {"meshes": []}
-    document = ASSET | {"buffers": [{"uri": "data:application/octet-stream;base64,AAAA"}, {"uri": "sub/with%20space.bin"}], "images": [{}]}
-    (tmp_path / "b.gltf").write_text(json.dumps(document))
+    (tmp_path / "a.glb").write_bytes(glb(ASSET, b"\1\2\3\4"))
+    assert check_file(tmp_path / "a.glb") == ASSET
+    (tmp_path / "b.gltf").write_text(json.dumps(triangle_at("./sub/with%20space.bin")))
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "with space.bin").write_bytes(b"x")
-    assert external_uris(check_file(tmp_path / "b.gltf")) == ["sub/with space.bin"]
+    (tmp_path / "sub" / "with space.bin").write_bytes(TRIANGLE)
+    assert external_uris(check_file(tmp_path / "b.gltf")) == ["./sub/with space.bin"]
 
 
 def test_the_content_digest_of_a_lone_file_is_its_sha256_and_covers_external_parts(tmp_path):

@@ -19,8 +19,11 @@ from PIL import Image
 from infra.errors import UserError
 from infra.job import Job, Resources
 from infra.storage import Location, sha256_of
-from rendering.blender import BlenderLimits
-from rendering.render import LEDGER, RenderActor, RenderConfig, piece_name, read_outcome, run
+from rendering.ledger import LEDGER
+from rendering.pieces import list_pieces, read_outcome
+from rendering.render import RenderConfig, blocks, piece_of, run
+from rendering.render_actor import RenderActor, RenderTask
+from rendering.render_status import render_status
 from rendering.views import CONDITION, ViewStore
 from tests.rendering import glbs
 
@@ -68,7 +71,7 @@ def ledger(out: Location) -> dict[str, dict]:
 
 def finished(pieces: Location) -> dict[str, float]:
     """Names and times of the pieces that exist."""
-    return {entry.name: entry.mtime for entry in pieces.children() if entry.name.endswith(".parquet")}
+    return {piece.name: piece.mtime for piece in list_pieces(pieces).values()}
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +90,9 @@ def test_every_object_is_complete_or_failed_with_its_reason(first_build):
     rows, summary, out, _ = first_build
     assert (summary.completed, summary.failed) == (8, 2)
     book = ledger(out)
-    assert list(book) == [row["uid"] for row in rows] and (out / "ledger.parquet").read_table().schema.equals(LEDGER)
+    assert list(book) == sorted(row["uid"] for row in rows) and (out / "ledger.parquet").read_table().schema.equals(LEDGER)
     assert (book["lost"]["status"], book["lost"]["reason"], book["lost"]["detail"]) == ("failed", "http_404", "not found")
-    assert (book["broken"]["status"], book["broken"]["reason"], book["broken"]["views"]) == ("failed", "import_failed", 0)
+    assert (book["broken"]["status"], book["broken"]["reason"], book["broken"]["views"]) == ("failed", "truncated", 0)
     assert book["toy3"]["status"] == "ok" and book["toy3"]["views"] == 34 and book["toy3"]["licence"] == "CC0-1.0"
     store = ViewStore(out)
     assert store.uids() == [f"toy{number}" for number in range(8)]
@@ -97,7 +100,7 @@ def test_every_object_is_complete_or_failed_with_its_reason(first_build):
         assert views.rgba.shape == (34, 16, 16, 4) and views.roles[32:] == (CONDITION, CONDITION)
         assert views.rgba[..., 3].any((1, 2)).all()
         assert (views.mesh is not None) == (book[views.uid]["split"] != "train")
-    assert summary.facts == {"reasons": {"http_404": 1, "import_failed": 1}, "rendered_now": 9, "views": 8 * 34}
+    assert summary.facts == {"reasons": {"http_404": 1, "truncated": 1}, "rendered_now": 9, "views": 8 * 34}
 
 
 def test_both_actors_do_their_share(first_build):
@@ -124,7 +127,15 @@ def test_a_grown_catalog_renders_only_what_is_new_and_pictures_do_not_depend_on_
     alone = run(TINY, meshes=save(rows[5:6], tmp_path / "one"), out=Location(str(tmp_path / "alone")), job=Job())
     assert alone.facts["rendered_now"] == 1
     np.testing.assert_array_equal(ViewStore(out).read("toy5").rgba, ViewStore(Location(str(tmp_path / "alone"))).read("toy5").rgba)
-    assert [entry.name for entry in Location(str(tmp_path / "alone")).children()] == ["ledger.parquet", "part-00000.parquet", "sheet.webp"]
+    assert [entry.name for entry in Location(str(tmp_path / "alone")).children()] == [
+        "attribution.csv",
+        "attribution.json",
+        "ledger.parquet",
+        "part-00000.parquet",
+        "progress.json",
+        "sheet.webp",
+        "statistics.json",
+    ]
 
 
 def test_only_failures_are_retried_and_a_rerun_takes_no_old_piece(first_build, tmp_path):
@@ -207,22 +218,26 @@ def test_a_killed_driver_is_resumed_where_it_stopped(ray_cluster, tmp_path):
 
 def test_an_object_that_keeps_killing_its_actor_is_given_up(ray_cluster, tmp_path):
     rows = manifest(tmp_path / "files", 1)
-    pieces = Location(str(tmp_path / "pieces"))
-    begun = pieces / "begun" / f"{piece_name(TINY, rows[0])}.json"
-    for run_id, expected in (("other", "ok"), ("mine", "failed")):
-        begun.write_json({"run": "mine", "count": 3})
-        for entry in finished(pieces):
-            (pieces / entry).delete()
-        actor = RenderActor(TINY, pieces.uri, BlenderLimits(), None, False, run_id)
-        assert actor(pa.Table.from_pylist(rows)).to_pylist() == [{"uid": "toy0", "status": expected}]
-        assert not begun.exists()
-    assert read_outcome(pieces / piece_name(TINY, rows[0]))["reason"] == "worker_died"
+    task = RenderTask(TINY, Location(str(tmp_path / "pieces")), "this-run")
+    name = piece_of(TINY, rows[0])
+    batch = pa.Table.from_pylist(
+        [{"block": 0, "name": name, "uid": "toy0", "path": rows[0]["path"], "with_mesh": False, "previous": None, "counted": False}]
+    )
+    for count, state in ((2, "done"), (3, "failed")):
+        (task.notes / "000000.json").write_json({"finished": {}, "begun": name, "count": count})
+        answer = RenderActor(task)(batch).to_pylist()
+        assert [(row["name"], row["state"]) for row in answer] == [(name, state)]
+    assert list_pieces(task.pieces)[name].reason == "worker_died"
+    assert read_outcome(task.pieces / answer[0]["piece"])["attempts"] == 3
+    # The block comes again after its actor died: what its note calls finished is answered, not done again.
+    before = finished(task.pieces)
+    assert RenderActor(task)(batch).to_pylist() == answer and finished(task.pieces) == before
 
 
 def test_nothing_to_show_is_an_error_with_counts_and_the_ledger_is_kept(ray_cluster, tmp_path):
     rows = manifest(tmp_path / "files", 0, bad=("one", "two"))
     out = Location(str(tmp_path / "out"))
-    with pytest.raises(UserError, match="import_failed 2"):
+    with pytest.raises(UserError, match="truncated 2"):
         run(TINY, meshes=save(rows, tmp_path / "meshes"), out=out, job=Job(cache=Location(str(tmp_path / "cache"))))
     assert len(ledger(out)) == 2
     unfetched = [{**row, "status": "failed", "reason": "http_500"} for row in rows]
@@ -240,11 +255,36 @@ def test_configs_are_checked_and_named():
     assert RenderConfig().digest() != RenderConfig(samples=33).digest()
     assert RenderConfig().digest() == RenderConfig(mesh="all").digest()
     row = {"uid": "a/b c", "sha256": "f" * 64, "split": "train"}
-    assert piece_name(RenderConfig(), row) == "a%2Fb%20c-ffffffffffff.parquet"
-    assert piece_name(RenderConfig(mesh="all"), row) == "a%2Fb%20c-ffffffffffff-mesh.parquet"
+    assert piece_of(RenderConfig(), row) == "a%2Fb%20c-ffffffffffff"
+    assert piece_of(RenderConfig(mesh="all"), row) == "a%2Fb%20c-ffffffffffff-mesh"
+    assert RenderConfig().digest() == RenderConfig(max_attempts=3).digest()
 
 
 def test_outcomes_are_readable_from_the_pieces(first_build):
     rows, _, _, job = first_build
-    outcome = read_outcome(job.cache / "pieces" / TINY.digest() / piece_name(TINY, rows[0]))
-    assert outcome["status"] == "ok" and {"import", "normalise", "render"} <= set(outcome["phases"])
+    outcome = read_outcome(job.cache / "pieces" / TINY.digest() / f"{piece_of(TINY, rows[0])}.arrow")
+    assert outcome["state"] == "done" and {"import", "sample", "encode"} <= set(outcome["phases"]), outcome["phases"]
+
+
+def test_ledger_statistics_and_status_agree(first_build):
+    _, _, out, job = first_build
+    book = ledger(out)
+    row = book["toy3"]
+    assert row["state"] == "done" and row["config"] == TINY.digest() and row["seconds_import"] > 0 and row["seconds_sample"] > 0
+    assert book["broken"]["state"] == "failed" and book["broken"]["seconds_import"] is None
+    summary = (out / "statistics.json").read_json()
+    assert (summary["objects"], summary["views"], summary["resolution"], summary["licences"]) == (8, 8 * 34, 16, {"CC0-1.0": 8})
+    assert 0.01 < summary["mean_coverage"] < 0.9 and summary["rig"] == TINY.rig and summary["profile"] == TINY.profile
+    status = render_status(out, [job.cache / "pieces"])
+    assert status is not None and (status.state, status.done, status.failed, status.waiting) == ("finished", 8, 2, 0)
+    assert sum(status.reasons.values()) == 2 and status.facts["views"] == 8 * 34 and status.facts["peak_rss_mb"] > 50
+
+
+def test_blocks_share_small_sets_and_stay_few_for_large_ones():
+    for rows, workers in ((1, 1), (7, 2), (100, 2), (5000, 2), (100_000, 16)):
+        cut = list(blocks(pa.table({"name": [str(number) for number in range(rows)]}), workers))
+        assert [name for block in cut for name in block.column("name").to_pylist()] == [str(number) for number in range(rows)]
+        assert [set(block.column("block").to_pylist()) for block in cut] == [{number} for number in range(len(cut))]
+        sizes = [len(block) for block in cut]
+        assert max(sizes) <= 32 and sizes == sorted(sizes, reverse=True) and sizes[-1] == 1
+        assert len(cut) >= min(rows, 2 * workers) and len(cut) <= rows / 32 + 30 * workers

@@ -35,7 +35,10 @@ def trained(tmp_path_factory):
     write_shards([to_table(f"object-{n:03d}", means) for n in (1, 2, 3, 4, 5)], root / "arrays")
     fit_local(replace(config, stage="second"), StageInputs(DataLocations(views, kept, root / "arrays"), root / "first"), root / "second")
     licences = ["CC0-1.0", "CC-BY-4.0", "CC-BY-4.0", None, "CC0-1.0", "CC0-1.0"]
-    rows = [{"uid": f"object-{n:03d}", "sha256": f"{n:064x}", "licence": licence} for n, licence in enumerate(licences)]
+    rows = [
+        {"uid": f"object-{n:03d}", "sha256": f"{n:064x}", "licence": licence, "title": f"Thing {n}", "author": f"Maker {n}"}
+        for n, licence in enumerate(licences)
+    ]
     (root / "meshes" / "meshes.parquet").write_table(pa.Table.from_pylist(rows))
     checkpoints = {"first": root / "first", "second": root / "second"}
     return {"checkpoints": checkpoints, "meshes": root / "meshes", "views": views, "kept": kept}
@@ -54,7 +57,11 @@ def test_one_version_per_build_with_tags_and_the_objects_it_saw(trained, trackin
     tags = tracking.version_tags(tracking_uri, tracking.resolve(tracking_uri, one["uri"]))
     assert tags["recipe"] == "toy" and tags["licences"] == "CC-BY-4.0 2, CC0-1.0 1, unknown 1"
     assert tags["git_commit"] and tags["trained_objects"] == "4" and float(tags["validation_loss.second"]) > 0
-    assert {e.name for e in (out / "one" / "model").walk()} == {"toy.safetensors", "mvforge.json", "trained_uids.json"}
+    files = {"toy.safetensors", "mvforge.json", "trained_uids.json", "attribution.csv", "attribution.json"}
+    assert {e.name for e in (out / "one" / "model").walk()} == files
+    manifest = (out / "one" / "model" / "attribution.json").read_json()
+    assert manifest["licences"] == {"CC-BY-4.0": 2, "CC0-1.0": 1, "unknown": 1}
+    assert [(entry["uid"], entry["author"]) for entry in manifest["objects"]] == [(f"object-{n:03d}", f"Maker {n}") for n in range(4)]
 
 
 def test_mlflow_serves_what_the_generator_makes(trained, tracking_uri, tmp_path, monkeypatch):

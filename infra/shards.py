@@ -1,0 +1,81 @@
+"""Objects in Parquet shards, one row and one row group per object: finding any of them by uid, and packing them."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.errors import UserError
+from infra.storage import Location
+
+UID, UIDS_KEY = "uid", b"mvforge_uids"
+FOOTERS = 8
+
+
+def shard_name(number: int) -> str:
+    return f"part-{number:05d}.parquet"
+
+
+def shard_names(location: Location) -> list[str]:
+    """The shards of a folder in order; other files are none of them."""
+    return [entry.name for entry in location.children() if entry.name.startswith("part-") and entry.name.endswith(".parquet")]
+
+
+class ShardIndex:
+    """Where each object of a folder of shards lies. Holds no file open.
+
+    Args:
+        location: the folder; only files named `part-*.parquet` count.
+        version: key and value that the schema metadata of every shard must hold.
+        what, step: what the shards hold and which step writes them, for messages.
+
+    Raises:
+        UserError: the folder holds no shard, or one of another format version.
+    """
+
+    def __init__(self, location: Location, version: tuple[bytes, int], what: str, step: str) -> None:
+        self.location = location
+        self.places: dict[str, tuple[str, int]] = {}
+        self._footers: dict[str, pq.FileMetaData] = {}
+        for name in shard_names(location):
+            with pq.ParquetFile((location / name).path, filesystem=location.fs) as shard:
+                if (shard.schema_arrow.metadata or {}).get(version[0]) != str(version[1]).encode():
+                    place = (location / name).shown
+                    raise UserError(
+                        f"{place} is not a shard of {what} in format {version[1]}", f"run the {step} step again with this version"
+                    )
+                for group, uid in enumerate(_uids(shard)):
+                    self.places[uid] = (name, group)
+        if not self.places:
+            raise UserError(f"no {what} in {location.shown}", f"run the {step} step first, or check the path")
+
+    def __contains__(self, uid: str) -> bool:
+        return uid in self.places
+
+    def uids(self) -> list[str]:
+        return sorted(self.places)
+
+    def row(self, uid: str, columns: list[str] | None = None) -> pa.Table:
+        """One object as a one-row table, all columns or some. Raises KeyError for an unknown uid."""
+        name, group = self.places[uid]
+        with pq.ParquetFile((self.location / name).path, filesystem=self.location.fs, metadata=self._footers.get(name)) as shard:
+            self._remember(name, shard.metadata)
+            return shard.read_row_group(group, columns=columns)
+
+    def _remember(self, name: str, footer: pq.FileMetaData) -> None:
+        """Keep the footers used last: neighbours are often read together, and on an object store each costs two requests."""
+        self._footers.pop(name, None)
+        self._footers[name] = footer
+        if len(self._footers) > FOOTERS:
+            del self._footers[next(iter(self._footers))]
+
+
+def uid_note(uids: list[str]) -> dict[bytes, bytes]:
+    """Metadata for a shard's footer that names its rows, so that an index needs no row."""
+    return {UIDS_KEY: json.dumps(uids).encode()}
+
+
+def _uids(shard: pq.ParquetFile) -> list[str]:
+    """The uids of a shard by row group: from the note in the footer, else by reading the column."""
+    note = (shard.metadata.metadata or {}).get(UIDS_KEY)
+    return json.loads(note) if note is not None else shard.read(columns=[UID]).column(UID).to_pylist()

@@ -1,0 +1,73 @@
+"""The `render` verb: any source to a folder of views, without the graph."""
+
+import argparse
+import tempfile
+from dataclasses import dataclass, replace
+from typing import Any
+
+from infra import cluster
+from infra.job import Job, Resources
+from infra.storage import Location
+from pipelines.context import absolute
+from pipelines.settings import apply
+from rendering import catalog, fetch, render
+from rendering.catalog import CatalogConfig
+from rendering.fetch import FetchConfig
+from rendering.render import RenderConfig
+
+
+@dataclass(frozen=True)
+class RenderSettings:
+    """The settings of `mvforge render`: a set rendered by hand has no split to protect, so a folder of one file is fine."""
+
+    catalog: CatalogConfig
+    fetch: FetchConfig
+    render: RenderConfig
+
+
+def render_objects(options: argparse.Namespace) -> dict[str, Any]:
+    """The `render` verb: catalog, fetch and render without the graph."""
+    source = options.source
+    if source.startswith("local:"):
+        source = f"local:{absolute(source.removeprefix('local:'), 'the source')}"
+    store = Location(absolute(options.store, "the store"))
+    chosen = apply(
+        RenderSettings(replace(CatalogConfig(source=source), val_fraction=0.0, test_fraction=0.0), FetchConfig(), RenderConfig()),
+        [
+            *([f"catalog.count={options.objects}"] if options.objects else []),
+            f"render.rig={options.rig}",
+            f"render.light={options.light}",
+            f"render.resolution={options.resolution}",
+            f"render.profile={options.profile}",
+            f"render.samples={options.samples}",
+            f"render.passes={options.passes}",
+            f"render.num_conditions={options.conditions}",
+            *options.sets,
+        ],
+    )
+    cluster.attach()
+    with tempfile.TemporaryDirectory(prefix="mvforge-render-") as scratch:
+        listed, fetched = Location(scratch) / "catalog", Location(scratch) / "fetch"
+        excluded = catalog.run(chosen.catalog, out=listed, job=Job()).rejected
+        fetch.run(chosen.fetch, catalog=listed, out=fetched, job=Job(cache=store / "_cache" / "fetch", retry_failed=options.retry_failed))
+        summary = render.run(
+            chosen.render,
+            meshes=fetched,
+            out=store,
+            job=Job(resources=Resources(workers=options.workers), cache=store / "_cache" / "render", retry_failed=options.retry_failed),
+        )
+    ledger = (store / "ledger.parquet").read_table(columns=["uid", "status", "reason", "detail"]).to_pylist()
+    failures = [row for row in ledger if row["status"] != "ok"]
+    if not options.json:
+        print(f"{summary.completed} rendered, {summary.failed} failed -> {store}  (contact sheet: {store / 'sheet.webp'})")
+        if excluded:
+            print(f"{excluded} left out by licence, score or size: {store / 'excluded.parquet'}")
+        for row in failures:
+            print(f"  {row['uid']}: {row['reason']}: {str(row['detail']).splitlines()[-1] if row['detail'] else ''}")
+    return {
+        "completed": summary.completed,
+        "failed": summary.failed,
+        "rejected": excluded,
+        "store": str(store),
+        "failures": failures,
+    }

@@ -1,0 +1,63 @@
+"""Objects that look the same, found in the whole set at the cost of one matrix product.
+
+The exact comparison (`fingerprint.likeness`) tries every relative turn, far too slow for every pair of a large set.
+Turning an object moves its pictures around the ring, which leaves the magnitudes of their Fourier transform along the
+ring as they are. The distance of those magnitudes therefore bounds the difference from below, whatever the turn, and
+so does that of each hash bit's mean. Only pairs within both bounds are compared, so exactly the same pairs are found.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from rendering.fingerprint import Fingerprint, Likeness, likeness
+
+# Fewer views than this are no ring, and random ones of two objects show no common side.
+SHORTEST_RING = 4
+FREQUENCIES = 5
+AT_ONCE = 256
+ROUNDING = 1e-5
+
+
+def alike_pairs(prints: Sequence[Fingerprint | None], max_bits: float, max_colour: float) -> Iterator[tuple[int, int, Likeness]]:
+    """Indices (i < j) of all pairs within both limits. Rings of different length are never alike; None is skipped."""
+    lengths = np.array([0 if one is None else len(one.hashes) for one in prints])
+    for length in np.unique(lengths[lengths >= SHORTEST_RING]):
+        rows = np.flatnonzero(lengths == length)
+        for one, other in _candidates([prints[row] for row in rows], max_bits, max_colour):
+            alike = likeness(prints[rows[one]], prints[rows[other]])  # type: ignore[arg-type]
+            if alike.bits <= max_bits and alike.colour <= max_colour:
+                yield int(rows[one]), int(rows[other]), alike
+
+
+def _candidates(prints: Sequence[Any], max_bits: float, max_colour: float) -> Iterator[tuple[int, int]]:
+    """The pairs (i < j) that the bounds leave; float32 throughout, `AT_ONCE` rows of the distance matrix at a time."""
+    spectra = np.stack([spectrum(one) for one in prints])
+    covers = np.array([one.thumbnails[..., 3].mean() for one in prints], np.float32) / np.float32(255)
+    bits = np.stack([one.hashes.mean(0) for one in prints]).astype(np.float32)
+    squares = (spectra**2).sum(1)
+    for start in range(0, len(prints), AT_ONCE):
+        chunk = slice(start, start + AT_ONCE)
+        distance = squares[chunk, None] + squares[None, start:] - 2 * spectra[chunk] @ spectra[start:].T
+        # likeness divides by the pixels that either of the two covers, which are at most those of both together.
+        near = distance <= max_colour**2 * (covers[chunk, None] + covers[None, start:]) + ROUNDING
+        ones, others = np.nonzero(np.triu(near, 1))
+        close = np.abs(bits[start + ones] - bits[start + others]).sum(1) <= max_bits + ROUNDING
+        yield from zip(start + ones[close], start + others[close], strict=True)
+
+
+def spectrum(one: Fingerprint) -> np.ndarray:
+    """float32 vector whose distance to another's is at most the RMS difference of the thumbnails at their best turn.
+
+    By Parseval's theorem the mean squared difference over the ring is that of the transforms, which is least where the
+    phases agree; leaving out frequencies and averaging blocks of 2x2 pixels only makes it smaller.
+    """
+    length = len(one.thumbnails)
+    magnitude = np.abs(np.fft.rfft(one.thumbnails / 255.0, axis=0))[:FREQUENCIES]
+    weight = np.full(len(magnitude), 2.0)
+    weight[0] = 1.0
+    if length % 2 == 0 and len(magnitude) == length // 2 + 1:
+        weight[-1] = 1.0
+    blocks = magnitude.reshape(len(magnitude), 4, 2, 4, 2, 4).mean((2, 4))
+    return (blocks * np.sqrt(weight[:, None, None, None] / (64.0 * length**2))).astype(np.float32).ravel()
