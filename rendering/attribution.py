@@ -4,7 +4,7 @@
 """
 
 import csv
-import io
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,27 +17,33 @@ COLUMNS = ("uid", "title", "author", "licence", "source_page", "attribution", "l
 
 
 def write_attribution(rows: Iterable[Mapping[str, Any]], out: Location) -> dict[str, int]:
-    """Write both files into `out`, one entry per row, sorted by uid; returns the number of objects under each licence.
+    """Write both files into `out`, one entry per row in the order given; returns the number of objects under each licence.
 
     Args:
-        rows: of a meshes table or a ledger. Rows of failed objects are left out, absent columns stay empty.
+        rows: of a meshes table or a ledger, read one after the other: a set may have a million. Rows of failed objects are
+            left out, absent columns stay empty.
     """
-    used = sorted((row for row in rows if row.get("status", "ok") == "ok"), key=lambda row: row["uid"])
-    objects = [{name: str(row.get(name) or "") for name in COLUMNS} for row in used]
-    for entry in objects:
-        entry["licence"] = entry["licence"] or UNKNOWN_LICENCE
-    counts = dict(sorted(Counter(entry["licence"] for entry in objects).items()))
-    (out / JSON).write_json({"licences": counts, "objects": objects})
-    (out / CSV).write_text(_as_csv(objects))
-    return counts
-
-
-def _as_csv(objects: list[dict[str, str]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([_cell(entry[name]) for name in COLUMNS] for entry in objects)
-    return text.getvalue()
+    counts: Counter[str] = Counter()
+    with (
+        (out / JSON).writing() as json_file,
+        (out / CSV).writing() as csv_file,
+        open(json_file, "w") as described,
+        open(csv_file, "w", newline="") as table,
+    ):
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        described.write('{"objects": [')
+        for row in rows:
+            if row.get("status", "ok") != "ok":
+                continue
+            entry = {name: str(row.get(name) or "") for name in COLUMNS}
+            entry["licence"] = entry["licence"] or UNKNOWN_LICENCE
+            described.write((",\n" if counts else "\n") + json.dumps(entry))
+            writer.writerow([_cell(entry[name]) for name in COLUMNS])
+            counts[entry["licence"]] += 1
+        licences = dict(sorted(counts.items()))
+        described.write(f'\n], "licences": {json.dumps(licences)}}}\n')
+    return licences
 
 
 def _cell(text: str) -> str:

@@ -87,7 +87,7 @@ def run(
     _render_missing(task, missing, found, job, total=fetched)
     ledger, completed = _pack(config, objects, found, pieces, out)
     _write_sheet(config, objects, found, pieces, out)
-    write_attribution((out / "ledger.parquet").read_table().select([*COLUMNS, "status"]).to_pylist(), out)
+    write_attribution(_rows((out / "ledger.parquet").read_table(columns=[*COLUMNS, "status"])), out)
     carry_excluded(meshes, out)
     if job.cache is None:
         (out / "pieces").delete()

@@ -100,7 +100,7 @@ def _meshes_of(uids: list[str], meshes: Location) -> list[dict[str, Any]]:
     """The meshes' rows of the trained objects, whose files were fetched: what the attribution needs, and the digests."""
     table = (meshes / "meshes.parquet").read_table()
     chosen = table.select([name for name in ("sha256", *COLUMNS) if name in table.column_names])
-    return chosen.filter(pc.is_in(chosen["uid"], pa.array(uids, pa.string()))).to_pylist()
+    return chosen.filter(pc.is_in(chosen["uid"], pa.array(uids, pa.string()))).sort_by("uid").to_pylist()
 
 
 def _tags(config: RegisterConfig, uids: list[str], rows: list[dict[str, Any]], checkpoints: dict[str, Location]) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """The `render` verb: any source to a folder of views, without the graph."""
 
 import argparse
-import tempfile
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +8,7 @@ from infra import cluster
 from infra.job import Job, Resources
 from infra.storage import Location
 from pipelines.context import absolute
+from pipelines.lease import Lease
 from pipelines.settings import apply
 from rendering import catalog, fetch, render
 from rendering.catalog import CatalogConfig
@@ -46,16 +46,14 @@ def render_objects(options: argparse.Namespace) -> dict[str, Any]:
         ],
     )
     cluster.attach()
-    with tempfile.TemporaryDirectory(prefix="mvforge-render-") as scratch:
-        listed, fetched = Location(scratch) / "catalog", Location(scratch) / "fetch"
+    cache = store / "_cache"
+    with Lease(cache / "lease.json", str(store)):
+        listed, fetched = cache / "listing" / "catalog", cache / "listing" / "fetch"
         excluded = catalog.run(chosen.catalog, out=listed, job=Job()).rejected
-        fetch.run(chosen.fetch, catalog=listed, out=fetched, job=Job(cache=store / "_cache" / "fetch", retry_failed=options.retry_failed))
-        summary = render.run(
-            chosen.render,
-            meshes=fetched,
-            out=store,
-            job=Job(resources=Resources(workers=options.workers), cache=store / "_cache" / "render", retry_failed=options.retry_failed),
-        )
+        fetch.run(chosen.fetch, catalog=listed, out=fetched, job=Job(cache=cache / "fetch", retry_failed=options.retry_failed))
+        workers = Resources(workers=options.workers)
+        job = Job(resources=workers, cache=cache / "render", retry_failed=options.retry_failed)
+        summary = render.run(chosen.render, meshes=fetched, out=store, job=job)
     ledger = (store / "ledger.parquet").read_table(columns=["uid", "status", "reason", "detail"]).to_pylist()
     failures = [row for row in ledger if row["status"] != "ok"]
     if not options.json:

@@ -21,7 +21,7 @@ ROWS = [
 
 def test_both_files_hold_the_used_objects(tmp_path):
     out = Location(str(tmp_path))
-    assert write_attribution(ROWS, out) == {"CC-BY-4.0": 1, "unknown": 1}
+    assert write_attribution(iter(sorted(ROWS, key=lambda row: row["uid"])), out) == {"CC-BY-4.0": 1, "unknown": 1}
     manifest = (out / "attribution.json").read_json()
     assert [entry["uid"] for entry in manifest["objects"]] == ["a", "b"]
     assert manifest["objects"][1]["author"] == ROWS[0]["author"] and manifest["licences"] == {"CC-BY-4.0": 1, "unknown": 1}
