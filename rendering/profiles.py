@@ -38,7 +38,7 @@ class Sampling:
     target_db: float = 0.0
     denoise: str = "balanced"
     denoise_guides: str = "RGB_ALBEDO"
-    bounces: tuple[int, int, int, int, int] = (4, 2, 4, 4, 8)
+    bounces: tuple[int, int, int, int, int] = (8, 4, 8, 8, 16)
     adaptive: float = 0.0
     crop: bool = True
     engine: str = "cycles"

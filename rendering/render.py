@@ -177,9 +177,25 @@ def _dataset(task: RenderTask, missing: pa.Table, job: Job) -> ray.data.Dataset:
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=job.resources.cpus,
-        num_gpus=job.resources.gpus or None,
+        num_gpus=gpus_per_worker(task.config, job) or None,
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
     )
+
+
+def gpus_per_worker(config: RenderConfig, job: Job) -> float:
+    """Without GPUs of its own an actor would be hidden from all of them, and asking for absent ones would wait for ever.
+
+    Raises:
+        UserError: the device is a GPU, and the cluster has none.
+    """
+    if config.device == "cpu":
+        return job.resources.gpus
+    wanted = job.resources.gpus or 1.0
+    if ray.cluster_resources().get("GPU", 0.0) < wanted:
+        raise UserError(
+            f"render.device is {config.device}, and this Ray cluster has no GPU", "set render.device=cpu, or add nodes with GPUs"
+        )
+    return wanted
 
 
 def blocks(rows: pa.Table, workers: int) -> Iterator[pa.Table]:
@@ -276,7 +292,9 @@ def _write_sheet(config: RenderConfig, objects: pa.Table, found: dict[str, Piece
     fetched = (row for row in _rows(objects.select(["uid", "sha256", "split", "status"])) if row["status"] == "ok")
     done = [piece.name for row in fetched if (piece := found[piece_of(config, row)]).state == DONE]
     tables = [read_piece(pieces / name)[1] for name in done[:: max(1, -(-len(done) // SHEET_OBJECTS))]]
-    sheet = contact_sheet([from_row(table.to_pylist()[0]) for table in tables if table is not None], cell_px=SHEET_CELL_PX)
+    sheet = contact_sheet(
+        [from_row(table.to_pylist()[0]) for table in tables if table is not None], cell_px=SHEET_CELL_PX, background="grey"
+    )
     buffer = io.BytesIO()
     sheet.save(buffer, "WEBP", quality=85)
     (out / "sheet.webp").write_bytes(buffer.getvalue())

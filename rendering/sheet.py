@@ -14,6 +14,7 @@ GUTTER_PX = 34
 MARGIN_PX = 8
 INK, PAPER, FAINT = (40, 40, 40), (255, 255, 255), (225, 225, 225)
 CHECKER_PX = 8
+PLAIN = {"white": 255, "grey": 208}
 
 
 def contact_sheet(
@@ -28,7 +29,7 @@ def contact_sheet(
 
     Args:
         cell_px: pictures are scaled to this size.
-        background: `white`, or `checker` to show alpha.
+        background: `white`, `grey` (white objects are seen too), or `checker` to show alpha.
         labels: a caption per set; the uid by default.
         max_conditions: further condition views are left out.
     """
@@ -106,10 +107,10 @@ def _paste(block: Image.Image, rgba: np.ndarray, place: tuple[int, int], cell_px
 
 
 def _background(width: int, height: int, kind: str) -> np.ndarray:
-    if kind == "white":
-        return np.full((height, width, 4), 255, np.uint8)
+    if kind in PLAIN:
+        return np.dstack([*[np.full((height, width), PLAIN[kind], np.uint8)] * 3, np.full((height, width), 255, np.uint8)])
     if kind != "checker":
-        raise ValueError(f"background '{kind}' is neither 'white' nor 'checker'")
+        raise ValueError(f"background '{kind}' is none of {', '.join(PLAIN)}, checker")
     y, x = np.mgrid[:height, :width]
     shade = np.where((x // CHECKER_PX + y // CHECKER_PX) % 2, 255, 205).astype(np.uint8)
     return np.dstack([shade, shade, shade, np.full_like(shade, 255)])

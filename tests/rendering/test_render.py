@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
+import ray
 from PIL import Image
 
 from infra.errors import UserError
@@ -245,9 +246,21 @@ def test_nothing_to_show_is_an_error_with_counts_and_the_ledger_is_kept(ray_clus
         run(TINY, meshes=save(unfetched, tmp_path / "none"), out=out, job=Job())
 
 
+def test_a_gpu_that_the_cluster_lacks_is_refused_before_anything_waits_for_it(ray_cluster, tmp_path):
+    if ray.cluster_resources().get("GPU"):
+        pytest.skip("this cluster has a GPU")
+    meshes, out = save(manifest(tmp_path / "in", 1), tmp_path / "in"), Location(str(tmp_path))
+    with pytest.raises(UserError, match="render.device is cuda, and this Ray cluster has no GPU"):
+        run(replace(TINY, device="cuda"), meshes=meshes, out=out, job=Job())
+
+
 def test_configs_are_checked_and_named():
     with pytest.raises(UserError, match="balanced"):
         RenderConfig(denoise="best")
+    with pytest.raises(UserError, match="draws on a GPU"):
+        RenderConfig(profile="eevee")
+    with pytest.raises(UserError, match="holds 'curvature'"):
+        RenderConfig(passes=("depth", "curvature"))
     with pytest.raises(UserError, match="resolution"):
         RenderConfig(resolution=0)
     with pytest.raises(UserError, match="extent 2"):

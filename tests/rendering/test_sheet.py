@@ -54,3 +54,12 @@ def test_sets_are_stacked_and_an_empty_sheet_is_still_a_picture():
     one, two = contact_sheet([flat_views()], cell_px=8), contact_sheet([flat_views()] * 2, cell_px=8, labels=["a", "b"])
     assert two.width == one.width and two.height > 1.8 * one.height
     assert contact_sheet([]).size[0] > 0
+
+
+def test_white_objects_are_seen_on_grey():
+    rig = RIGS["syncdreamer16"]("u", RigConfig())
+    rgba = np.zeros((len(rig), 8, 8, 4), np.uint8)
+    rgba[:, 2:6, 2:6] = 255
+    views = ViewSet("u", rgba, rig.camera, rig.roles, rig.azimuth_deg, rig.elevation_deg, rig.radius, rig.name, "painted")
+    sheet = np.asarray(contact_sheet([views], cell_px=8, background="grey"))
+    assert (sheet == 208).all(-1).sum() > 16 * 16
