@@ -92,7 +92,7 @@ def test_ctrl_c_stops_the_job_keeps_the_head_and_the_next_run_goes_on(headed, tm
     client = chain.start("submit", "smoke", "--only", "data", "--store", str(store), stderr=subprocess.PIPE)
     pieces = store / "render" / "_cache"
     deadline = time.monotonic() + 180
-    while not list(pieces.rglob("*.parquet")):
+    while not list(pieces.rglob("*.arrow")):
         assert client.poll() is None and time.monotonic() < deadline, "rendering never began"
         time.sleep(0.1)
     client.send_signal(signal.SIGINT)

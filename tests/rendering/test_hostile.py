@@ -428,5 +428,5 @@ def test_mutants_in_blender_end_with_views_or_a_reason(tmp_path):
 @pytest.mark.long
 @pytest.mark.timeout(3000)
 def test_many_mutants_in_blender_end_with_views_or_a_reason(tmp_path):
-    outcomes = render_mutants(tmp_path, 600, 1000)
-    assert len(outcomes) == 600 and len(set(outcomes.values())) > 3
+    outcomes = render_mutants(tmp_path, 250, 1000)
+    assert len(outcomes) == 250 and len(set(outcomes.values())) > 3
