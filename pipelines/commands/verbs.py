@@ -186,7 +186,7 @@ def add_tool_verbs(verbs: Any) -> None:
         BENCH_HELP,
     )
     bench.add_argument("what", choices=("render",), help="what to measure")
-    bench.add_argument("files", nargs="*", type=Path, help=".glb or .gltf files")
+    bench.add_argument("files", nargs="*", type=Path, help=".glb or .gltf files; they stand before the options")
     bench.add_argument("--profiles", default="throughput,quality", help="separated by commas (default throughput,quality)")
     bench.add_argument("--views", default="9,20,36", help="which of the 42 views of the mvdiffusionpp rig (default 9,20,36)")
     bench.add_argument("--resolution", type=int, default=512)
