@@ -20,13 +20,14 @@ from skimage.metrics import structural_similarity
 
 from infra.errors import UserError
 from rendering.blender import BlenderLimits, BlenderWorker, Rendered, RenderFailure, RenderRequest
-from rendering.profiles import PROFILES
+from rendering.profiles import PROFILES, STEPS
 from rendering.rigs import RigConfig, rig_named
 from rendering.views import ViewSet, on_white, to_table
 
 VIEWS_PER_OBJECT = 42
 ONCE = ("clear", "import", "normalise")
 BASELINE, TRUTH = "blender_default", "reference"
+KNOWN, ALL_STEPS = PROFILES | STEPS, "steps"
 DEADLINE_S = 3600.0
 WARM_UP_PX = 256
 
@@ -66,9 +67,10 @@ def bench(
     Raises:
         UserError: an unknown profile, or a file that cannot be rendered.
     """
-    names = [BASELINE, *(name for name in profiles if name not in (BASELINE, TRUTH))]
+    asked = [step for name in profiles for step in (STEPS if name == ALL_STEPS else [name])]
+    names = [BASELINE, *(name for name in asked if name not in (BASELINE, TRUTH))]
     for name in names:
-        if name not in PROFILES:
+        if name not in KNOWN:
             raise UserError(f"there is no render profile '{name}'", f"choose from: {', '.join(PROFILES)}")
     costs = []
     bind_to_one_core()
@@ -81,7 +83,7 @@ def bench(
             measured: dict[str, list[Cost]] = {name: [] for name in names}
             for _ in range(rounds):
                 for name in names:
-                    measured[name].append(_measure(worker, replace(request, profile=name), truth))
+                    measured[name].append(_measure(worker, replace(request, profile=KNOWN[name]), name, truth))
                     say(describe(measured[name][-1]))
             costs += [min(found, key=lambda cost: cost.seconds) for found in measured.values()]
     return costs
@@ -90,7 +92,9 @@ def bench(
 def _warm_up(worker: BlenderWorker, request: RenderRequest, names: Iterable[str]) -> None:
     """Let the child start and time each kind of denoiser, which it does once in its life."""
     for name in names:
-        small = replace(request, profile=name, samples=1, resolution=WARM_UP_PX, views=request.views.select([0]))
+        small = replace(
+            request, profile=replace(KNOWN[name], samples=1, target_db=0.0), resolution=WARM_UP_PX, views=request.views.select([0])
+        )
         to_table(_rendered(worker, small).views)
 
 
@@ -125,7 +129,7 @@ def _rendered(worker: BlenderWorker, request: RenderRequest) -> Rendered:
     return result
 
 
-def _measure(worker: BlenderWorker, request: RenderRequest, truth: ViewSet) -> Cost:
+def _measure(worker: BlenderWorker, request: RenderRequest, name: str, truth: ViewSet) -> Cost:
     child, own = _child_seconds(worker), time.process_time()
     result = _rendered(worker, request)
     to_table(result.views)
@@ -142,7 +146,7 @@ def _measure(worker: BlenderWorker, request: RenderRequest, truth: ViewSet) -> C
     quality = np.array([compare(one, other) for one, other in zip(result.views.rgba, truth.rgba, strict=True)])
     return Cost(
         request.uid,
-        str(request.profile),
+        name,
         result.views.facts["samples"],
         once + around + sample + denoise,
         sample,

@@ -53,7 +53,7 @@ NEAREST = 1e-3
 BOX_MARGIN_PX = 4
 CV_FROM_BLENDER = np.diag([1.0, -1.0, -1.0])
 PROBE_SEEDS, SEEDS = (0x5EED, 0x5EED5), 1 << 31
-# Two equally denoised pictures share part of their error, so their difference flatters: measured 0.9 to 2.1 dB.
+# Two equally denoised pictures share part of their error, so their difference flatters.
 PROBE_BIAS_DB = 1.5
 DB_PER_DOUBLING = 2.7
 denoise_seconds_per_pixel: dict[Any, float] = {}
@@ -104,7 +104,7 @@ def prepare_scene():
     view.view_transform, view.look, view.exposure, view.gamma = "Standard", "None", 0.0, 1.0
     cycles.caustics_reflective = cycles.caustics_refractive = True
     cycles.pixel_filter_type, cycles.filter_width = "BLACKMAN_HARRIS", 1.5
-    # The default pattern (blue noise) costs 15 % more time for the same error.
+    # The default pattern (blue noise) costs more time for the same error.
     cycles.sampling_pattern = "TABULATED_SOBOL"
     cycles.use_auto_tile = False
 

@@ -58,6 +58,23 @@ PROFILES: dict[str, Sampling] = {
     "reference": Sampling(1024, 0, 0.0, "none", "RGB_ALBEDO_NORMAL", (12, 12, 12, 12, 12)),
 }
 
+_START = Sampling(16, 0, 0.0, "balanced", "RGB_ALBEDO_NORMAL", (4, 2, 4, 4, 8), crop=False)
+_BOX = replace(_START, crop=True)
+_NOW = Sampling(16)
+# The way to the profiles above, and what was tried and left; for `mvforge bench render --profiles steps`.
+STEPS: dict[str, Sampling] = {
+    "16_samples": _START,
+    "+box": _BOX,
+    "+albedo_guide": replace(_BOX, denoise_guides="RGB_ALBEDO"),
+    "+8_bounces": _NOW,
+    "1_bounce": replace(_NOW, bounces=(1, 1, 1, 1, 8)),
+    "no_denoiser": replace(_NOW, denoise="none"),
+    "fast_denoiser": replace(_NOW, denoise="fast"),
+    "high_accurate": replace(_NOW, denoise="accurate"),
+    "32_samples": replace(_NOW, samples=32),
+    "64_adaptive_0.1": replace(_NOW, samples=64, adaptive=0.1),
+}
+
 
 def sampling(profile: str, samples: int = 0, denoise: str = "") -> Sampling:
     """A profile, with a fixed number of samples for every object or another denoiser where given."""

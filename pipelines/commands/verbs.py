@@ -187,7 +187,9 @@ def add_tool_verbs(verbs: Any) -> None:
     )
     bench.add_argument("what", choices=("render",), help="what to measure")
     bench.add_argument("files", nargs="*", type=Path, help=".glb or .gltf files; they stand before the options")
-    bench.add_argument("--profiles", default="throughput,quality", help="separated by commas (default throughput,quality)")
+    bench.add_argument(
+        "--profiles", default="throughput,quality", help="separated by commas; steps = the way to them (default throughput,quality)"
+    )
     bench.add_argument("--views", default="9,20,36", help="which of the 42 views of the mvdiffusionpp rig (default 9,20,36)")
     bench.add_argument("--resolution", type=int, default=512)
     bench.add_argument("--rounds", type=int, default=1, help="measure so often and take the quickest (default 1)")
