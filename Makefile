@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 # System libraries that the bpy module links against (it opens no window).
 BPY_LIBS := libx11-6 libxext6 libxrender1 libxfixes3 libxi6 libxkbcommon0 libsm6 libice6 libgl1
 
-.PHONY: setup demo down status test test-long bench-render check clean help
+.PHONY: setup demo down status test test-long bench-train bench-render check clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ test: setup ## All tests except the long ones, with real Ray, Blender, DeepSpeed
 
 test-long: setup ## The long proofs
 	$(BIN)/python -m pytest -q --durations=10 -m long
+
+bench-train: setup ## Training steps, attention and sampling: full size on a GPU, tiny on a CPU (OUT=bench.json to go on later)
+	@$(BIN)/mvforge bench train $(if $(OUT),--out $(OUT)) $(if $(BUDGET),--budget $(BUDGET))
 
 bench-render: setup ## Cost and quality of the render profiles (set MVFORGE_ASSETS)
 	@$(BIN)/mvforge bench render

@@ -32,7 +32,8 @@ from infra.job import Job, Summary
 from infra.seeds import seed_for
 from infra.storage import Location
 from rendering.sheet import contact_sheet
-from rendering.views import CONDITION, ViewStore, from_row, write_shards
+from rendering.view_set import CONDITION
+from rendering.views import ViewStore, from_row, write_shards
 from training.methods import load_generator
 from training.methods.base import Generator
 

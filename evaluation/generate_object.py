@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from infra.seeds import seed_for
-from rendering.views import CONDITION, TARGET, ViewSet
+from rendering.view_set import CONDITION, TARGET, ViewSet
 from training.methods.base import Generator
 
 

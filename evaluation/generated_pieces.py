@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from infra.storage import Location
-from rendering.views import SCHEMA, ViewSet, to_table
+from rendering.view_set import ViewSet
+from rendering.views import SCHEMA, to_table
 
 LEDGER = pa.schema(
     [

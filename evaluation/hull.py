@@ -16,7 +16,7 @@ from trimesh.ray.ray_pyembree import RayMeshIntersector
 
 from evaluation.metrics.image import mask_of
 from rendering.cameras import Camera
-from rendering.views import Mesh
+from rendering.view_set import Mesh
 
 COARSE_RESOLUTION = 40
 MANY_VIEWS = 16

@@ -13,7 +13,7 @@ import numpy as np
 import trimesh
 
 from infra.errors import UserError
-from rendering.views import Mesh
+from rendering.view_set import Mesh
 
 # glTF is Y up: world (x, y, z) -> glTF (x, z, -y). Applied to column vectors; its inverse is its transpose.
 GLTF_FROM_WORLD = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])

@@ -17,7 +17,8 @@ from evaluation.pieces import Pieces, key_of
 from infra.fanout import fan_out
 from infra.job import Job, Summary
 from infra.storage import Location
-from rendering.views import TARGET, ViewStore, from_row
+from rendering.view_set import TARGET
+from rendering.views import ViewStore, from_row
 
 # Raised when the same views and settings would give another mesh than before.
 ALGORITHM_VERSION = 1

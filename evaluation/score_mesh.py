@@ -8,7 +8,7 @@ import numpy as np
 from evaluation.mesh_io import load_mesh
 from evaluation.metrics.geometry import DEFAULT_SETTINGS, GeometrySettings, compare_surfaces, without_degenerate
 from infra.errors import UserError
-from rendering.views import Mesh
+from rendering.view_set import Mesh
 
 NORMALIZE = ("unit-cube", "bbox-each")
 

@@ -19,7 +19,8 @@ from evaluation.statistics import mean_known
 from infra.errors import UserError
 from infra.storage import Location
 from rendering.cameras import Camera
-from rendering.views import TARGET, Mesh, ViewSet, ViewStore
+from rendering.view_set import TARGET, Mesh, ViewSet
+from rendering.views import ViewStore
 
 CONSISTENCY_METRICS = ("silhouette_iou", "silhouette_iou_min")
 BASELINE_METRICS = ("psnr_blank", "psnr_foreground_blank", "psnr_input_copied", "psnr_foreground_input_copied")

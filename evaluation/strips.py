@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from rendering.views import on_white
+from rendering.view_set import on_white
 
 
 def tile(rgba: np.ndarray, size_px: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from rendering.views import ViewSet, on_white
+from rendering.view_set import ViewSet, on_white
 
 
 def ring(views: ViewSet, elevation_deg: float = 0.0) -> list[int]:

@@ -53,7 +53,9 @@ def attach() -> None:
     runtime_env: dict = {}
     if not is_packaged_job():
         inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        runtime_env = {"working_dir": str(ROOT)} if inside_job else {"env_vars": {"PYTHONPATH": str(ROOT)}}
+        # Methods and recipes of others are found on the caller's own PYTHONPATH.
+        search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        runtime_env = {"working_dir": str(ROOT)} if inside_job else {"env_vars": {"PYTHONPATH": search}}
     options: dict = {"runtime_env": runtime_env, "log_to_driver": True, "logging_level": logging.WARNING}
     _quiet_ray_data()
     address = os.environ.get("RAY_ADDRESS") or _own_address()
@@ -90,9 +92,10 @@ def check_size(resources: dict[str, Resources]) -> None:
     have = ray.cluster_resources()
     for step, wanted in resources.items():
         for kind, each in (("CPU", wanted.cpus), ("GPU", wanted.gpus)):
-            if each * wanted.workers > have.get(kind, 0.0) + 1e-9:
+            least = wanted.min_workers or wanted.workers
+            if each * least > have.get(kind, 0.0) + 1e-9:
                 raise UserError(
-                    f"step {step} wants {wanted.workers} workers with {each:g} {kind} each; the cluster has {have.get(kind, 0.0):g} {kind}",
+                    f"step {step} wants {least} workers with {each:g} {kind} each; the cluster has {have.get(kind, 0.0):g} {kind}",
                     f"add nodes, or ask for less: --set resources.{step}.workers=N (logical CPUs: ray start --num-cpus {LOGICAL_CPUS})",
                 )
 

@@ -3,6 +3,7 @@
 Nothing in this file may enter a step's fingerprint: two runs that differ only in a `Job` make the same result.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,11 +13,15 @@ from infra.storage import Location
 
 @dataclass(frozen=True)
 class Resources:
-    """What a step may use: `workers` actors, tasks or training processes with so many logical CPUs and GPUs each."""
+    """What a step may use: `workers` actors, tasks or training processes with so many logical CPUs and GPUs each.
+
+    With `min_workers`, training begins and goes on with any number from it to `workers`, as the cluster has room for.
+    """
 
     workers: int = 2
     cpus: float = 1.0
     gpus: float = 0.0
+    min_workers: int | None = None
 
 
 @dataclass
@@ -42,6 +47,7 @@ class Run(Protocol):
     def tags(self, values: dict[str, str]) -> None: ...
     def artifact(self, name: str, data: bytes) -> None: ...
     def last_step(self, metric: str) -> int | None: ...
+    def watching_system(self) -> AbstractContextManager[None]: ...
 
 
 class SilentRun:
@@ -64,6 +70,9 @@ class SilentRun:
 
     def last_step(self, metric: str) -> int | None:
         return None
+
+    def watching_system(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 @dataclass

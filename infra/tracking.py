@@ -38,6 +38,7 @@ from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.models import ModelSignature  # noqa: E402
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # noqa: E402
 from mlflow.types import ColSpec, Schema  # noqa: E402
 from mlflow.utils.time import get_current_time_millis  # noqa: E402
 
@@ -206,6 +207,17 @@ class TrackedRun:
     def last_step(self, metric: str) -> int | None:
         """The largest step at which `metric` is logged; None when it is not."""
         return max((m.step for m in _client(self.tracking_uri).get_metric_history(self.run_id, _clean(metric))), default=None)
+
+    @contextmanager
+    def watching_system(self) -> Iterator[None]:
+        """While the block runs, processor, memory, disk, network and GPUs of this machine are logged as `system/...`, every
+        `MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL` seconds (default 10)."""
+        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=self.tracking_uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
 
     def end(self, status: str = "FINISHED") -> None:
         """Close the run: FINISHED, FAILED or KILLED."""

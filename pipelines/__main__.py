@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from infra.errors import UserError
-from pipelines.commands.verbs import add_head_verbs, add_step_verbs, add_tool_verbs
+from pipelines.commands.verbs import add_head_verbs, add_prove_verb, add_step_verbs, add_tool_verbs, add_train_verb
 
 EPILOG = """examples:
   mvforge demo                                        the tiny recipe from 3D files to a report, as a Ray job
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for add in (add_step_verbs, add_head_verbs, add_tool_verbs):
+    for add in (add_step_verbs, add_train_verb, add_prove_verb, add_head_verbs, add_tool_verbs):
         add(verbs)
     return top
 

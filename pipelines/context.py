@@ -75,5 +75,5 @@ class Context:
         command = shlex.join(
             ["mvforge", "run", name, *(word for setting in given for word in ("--set", setting)), *(["--label", label] if label else [])]
         )
-        recipe = replace(recipe, report=replace(recipe.report, recipe=name, command=command))
-        return cls(recipe, label or settings.label_for(name, given), Store(place), tracking_uri(place))
+        recipe = replace(recipe, report=replace(recipe.report, recipe=recipe.name, command=command))
+        return cls(recipe, label or settings.label_for(recipe.name, given), Store(place), tracking_uri(place))

@@ -3,10 +3,13 @@
 Two field markers steer it (`dataclasses.field(metadata=...)`):
 `{"identity": False}` leaves a field out (it changes how, not what);
 `{"content": True}` replaces a path by the hash of the file or folder it names, so that moving weights
-changes nothing and changing them does.
+changes nothing and changing them does. `{"content": path_of}` does so for the part of the value that the
+function `path_of` finds, None where there is none (`lpips(/weights/vgg.safetensors)`); it must be absolute,
+because workers run elsewhere.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -47,18 +50,36 @@ def _canonical_fields(value: Any) -> dict[str, Any]:
         if not field.metadata.get("identity", True):
             continue
         item = getattr(value, field.name)
-        if field.metadata.get("content") and isinstance(item, str) and item.startswith(("/", "~", ".")):
-            result[field.name] = _content_hash(item, field.name)
-        else:
-            result[field.name] = canonical(item)
+        path = _path_in(item, field)
+        result[field.name] = canonical(item) if path is None else item.replace(path, _content_hash(path, field.name))
     return result
+
+
+def _path_in(item: Any, field: dataclasses.Field) -> str | None:
+    """The path whose content counts, in the value of a field."""
+    content = field.metadata.get("content")
+    if not content or not isinstance(item, str):
+        return None
+    if not callable(content):
+        return item if item.startswith(("/", "~", ".")) else None
+    path = content(item)
+    if path is not None and not Path(path).expanduser().is_absolute():
+        raise UserError(f"{field.name}: {path} is a relative path, which workers elsewhere would not find", "give the absolute path")
+    return path
 
 
 def _content_hash(path: str, field: str) -> str:
     file = Path(path).expanduser()
     if not file.exists():
         raise UserError(f"{field}: {path} does not exist", "give the path of the weights file or folder, or drop the setting")
-    return f"sha256:{sha256_of_tree(file)}"
+    files = [file] if file.is_file() else sorted(child for child in file.rglob("*") if child.is_file())
+    return f"sha256:{_hash_of_state(file, tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))}"
+
+
+@functools.lru_cache(maxsize=256)
+def _hash_of_state(file: Path, state: tuple[tuple[str, int, int], ...]) -> str:
+    """Read once per process and state: every step of a plan asks again, and weights are gigabytes."""
+    return sha256_of_tree(file)
 
 
 def digest(value: Any) -> str:

@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from evaluation import gate, generate, reconstruct, report, score
+from infra.errors import UserError
 from pipelines.dag import Inputs, Step
 from pipelines.recipe import Recipe
 from rendering import catalog, curate, fetch, render
 from training import encode, register, train
-from training.methods import METHODS
+from training.lookup import method_named
 from training.methods.base import Stage
 
 
@@ -32,7 +33,7 @@ def build(recipe: Recipe) -> list[Step]:
             max_failed_fraction=recipe.max_failed_fraction,
         )
 
-    stages = METHODS[recipe.method].stages
+    stages = method_named(recipe.method).stages
     listing = step("catalog", catalog.run, recipe.catalog, "data")
     state = catalog.source_state(recipe.catalog)
     data = [
@@ -81,22 +82,29 @@ VERSIONS: dict[str, int] = {}
 
 
 def _training(recipe: Recipe, stages: tuple[Stage, ...], step: Any) -> list[Step]:
-    """One train step per stage, and an encode step before the first stage that reads what an earlier one encodes."""
+    """One train step per stage, and an encode step before the first stage that reads what an earlier one encodes; none
+    for stages that encode on the fly."""
     steps: list[Step] = []
     encoders = list(dict.fromkeys(stage.encodes_with for stage in stages if stage.encodes_with))
     names = {stage: "encode" if len(encoders) == 1 else f"encode.{stage}" for stage in encoders}
     for stage in stages:
+        if stage.name not in recipe.train:
+            raise UserError(f"recipe {recipe.name} has no training settings for stage '{stage.name}'", "add it to the recipe's `train`")
+        own = recipe.train[stage.name]
+        on_the_fly = stage.encodes_with is not None and (recipe.encode_on_the_fly or own.encode_on_the_fly)
         inputs: Inputs = {"views": "render", "kept": "curate"}
         if stage.encodes_with:
             encode_name = names[stage.encodes_with]
-            if all(done.name != encode_name for done in steps):
+            if not on_the_fly and all(done.name != encode_name for done in steps):
                 reads = next(other.encoding_reads for other in stages if other.name == stage.encodes_with)
                 encoding = replace(recipe.encode, method=recipe.method, model=_only(recipe.model, reads), stage=stage.encodes_with)
                 steps.append(step(encode_name, encode.run, encoding, "train", **inputs, checkpoint=f"train.{stage.encodes_with}"))
-            inputs |= {"arrays": encode_name, "weights": {stage.encodes_with: f"train.{stage.encodes_with}"}}
+            inputs |= {"weights": {stage.encodes_with: f"train.{stage.encodes_with}"}}
+            if not on_the_fly:
+                inputs |= {"arrays": encode_name}
         if stage.starts_from:
             inputs |= {"init": f"train.{stage.starts_from}"}
-        config = replace(recipe.train[stage.name], method=recipe.method, model=_only(recipe.model, stage.reads), stage=stage.name)
+        config = replace(own, method=recipe.method, model=_only(recipe.model, stage.reads), stage=stage.name, encode_on_the_fly=on_the_fly)
         steps.append(step(f"train.{stage.name}", train.run, config, "train", **inputs))
     return steps
 

@@ -24,9 +24,11 @@ class Recipe:
 
     Attributes:
         name: the recipe's name and default label.
-        method: a key of `training.methods.METHODS`.
+        method: a name in `training.methods.METHODS`, or `package.module:attribute` of anyone's code.
         model: the method's own configuration (architecture and data choices).
         train: training settings by stage of the method.
+        encode_on_the_fly: stages encode views while they train, and there is no encode step: for data that are used once or
+            are too big to keep encoded.
         resources: by step name or by its first part (`train` serves `train.unet1`); never part of any fingerprint.
         max_failed_fraction: a step with a larger share of failed items does not finish.
     """
@@ -47,6 +49,7 @@ class Recipe:
     gate: GateConfig = GateConfig()
     report: ReportConfig = ReportConfig()
     resources: dict[str, Resources] = field(default_factory=dict)
+    encode_on_the_fly: bool = False
     max_failed_fraction: float = 0.5
 
     def resources_for(self, step: str) -> Resources:

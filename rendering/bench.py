@@ -22,7 +22,8 @@ from infra.errors import UserError
 from rendering.blender import BlenderLimits, BlenderWorker, Rendered, RenderFailure, RenderRequest
 from rendering.profiles import PROFILES, STEPS
 from rendering.rigs import RigConfig, rig_named
-from rendering.views import ViewSet, on_white, to_table
+from rendering.view_set import ViewSet, on_white
+from rendering.views import to_table
 
 VIEWS_PER_OBJECT = 42
 ONCE = ("clear", "import", "normalise")

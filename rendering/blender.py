@@ -24,7 +24,7 @@ from rendering.profiles import Sampling, sampling
 from rendering.rigs import RigViews
 from rendering.sources.base import FetchError
 from rendering.staging import stage
-from rendering.views import Mesh, ViewSet
+from rendering.view_set import Mesh, ViewSet
 
 __all__ = [
     "BlenderLimits",
@@ -53,7 +53,7 @@ class RenderRequest:
         profile: a name in `rendering.profiles.PROFILES`, or settings of your own.
         samples, denoise: where given, instead of the profile's.
         device: `cpu`, or a kind of GPU in `rendering.profiles.DEVICES`.
-        passes: what to keep beside the picture: any of `rendering.profiles.PASSES`.
+        passes: what to keep beside the picture: any of `rendering.view_set.PASSES`.
         lights: as `rendering.lights` describes them: one for all views, or those that `views.light_of_view` counts.
         extent: longest side of the object's box after normalisation, in world units.
         transparent_glass: whether glass over nothing gets alpha below 1; by default it counts as the object.

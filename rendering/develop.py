@@ -44,7 +44,7 @@ def straight(premultiplied: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def developed(layers: dict[str, np.ndarray], passes: list[str], world_to_camera: np.ndarray) -> dict[str, np.ndarray]:
-    """`rgba` uint8 `[H, W, 4]` (sRGB, straight alpha) and the asked passes, as `rendering.views.ViewSet` holds them.
+    """`rgba` uint8 `[H, W, 4]` (sRGB, straight alpha) and the asked passes, as `rendering.view_set.ViewSet` holds them.
 
     Args:
         layers: as `read_layers` gives them.

@@ -16,7 +16,7 @@ from infra.job import Job, Resources
 from infra.storage import Location
 from rendering import render
 from rendering.blender import BlenderLimits, Rendered, RenderFailure, RenderRequest
-from rendering.views import ViewSet
+from rendering.view_set import ViewSet
 
 CONFIG = render.RenderConfig(rig="syncdreamer16", resolution=8, samples=1, denoise="none", mesh="none")
 FAILS_EVERY = 97

@@ -15,7 +15,8 @@ from infra.storage import Location
 from rendering.codecs import depth_unit, encode_depth
 from rendering.colmap_text import colmap_files
 from rendering.conversions import SENSOR_MM, to_blender, to_nerfstudio, to_pytorch3d
-from rendering.views import PASSES, ViewSet, ViewStore
+from rendering.view_set import PASSES, ViewSet
+from rendering.views import ViewStore
 
 # What the layout writes, for the command line's help.
 LAYOUTS = {
@@ -28,20 +29,30 @@ LAYOUTS = {
 
 
 def export_views(store: ViewStore, uid: str, folder: Location, layout: str = "nerfstudio") -> int:
-    """Write one object's views below `folder`; returns how many.
-
-    `images/NNN.png` (straight alpha), `mask/NNN.png`, and where the store has them `depth/NNN.png` (16 bits),
-    `normal/NNN.png` and `albedo/NNN.png`; `cameras.json` and the files of `layout`, a key of `LAYOUTS`.
+    """Write one object's views below `folder` as `write_views` does; returns how many.
 
     Raises:
         UserError: the store has no such object, or there is no such layout.
     """
-    if layout not in LAYOUTS:
-        raise UserError(f"there is no layout '{layout}'", f"choose one of: {', '.join(LAYOUTS)}")
+    _known(layout)
     if uid not in store:
         known = ", ".join(store.uids()[:5])
         raise UserError(f"no views of '{uid}' in {store.location}", f"use one of its {len(store.uids())} uids, such as {known}")
-    views = store.read(uid, passes=tuple(PASSES))
+    views = store.read(uid, passes=PASSES)
+    write_views(views, folder, layout)
+    return len(views)
+
+
+def write_views(views: ViewSet, folder: Location, layout: str = "nerfstudio") -> None:
+    """Write views below `folder`.
+
+    `images/NNN.png` (straight alpha), `mask/NNN.png`, and where the views have them `depth/NNN.png` (16 bits),
+    `normal/NNN.png` and `albedo/NNN.png`; `cameras.json` and the files of `layout`, a key of `LAYOUTS`.
+
+    Raises:
+        UserError: there is no such layout.
+    """
+    _known(layout)
     for index in range(len(views)):
         for name, data in pictures(views, index).items():
             (folder / path_of(name, index)).write_bytes(data)
@@ -51,7 +62,11 @@ def export_views(store: ViewStore, uid: str, folder: Location, layout: str = "ne
             (folder / name).write_bytes(content.encode())
         else:
             (folder / name).write_json(content)
-    return len(views)
+
+
+def _known(layout: str) -> None:
+    if layout not in LAYOUTS:
+        raise UserError(f"there is no layout '{layout}'", f"choose one of: {', '.join(LAYOUTS)}")
 
 
 def path_of(name: str, index: int) -> str:

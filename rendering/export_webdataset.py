@@ -18,7 +18,8 @@ from PIL import Image
 from infra.errors import UserError
 from infra.storage import Location
 from rendering.codecs import decode_image, decode_rgb
-from rendering.views import PASSES, ViewStore
+from rendering.view_set import PASSES
+from rendering.views import ViewStore
 
 OBJECTS_PER_SHARD, BYTES_PER_SHARD = 256, 512 << 20
 CATALOG = ("split", "category", "licence", "attribution", "title", "author", "source_page", "caption", "sha256")

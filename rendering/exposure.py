@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Picture:
-    """One view of `[H, W]` pixels: `rgba` uint8, and the passes that were asked for, as in `rendering.views.ViewSet`."""
+    """One view of `[H, W]` pixels: `rgba` uint8, and the passes that were asked for, as in `rendering.view_set.ViewSet`."""
 
     rgba: np.ndarray
     depth: np.ndarray | None

@@ -6,7 +6,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from rendering.views import TARGET, ViewSet, on_white
+from rendering.view_set import TARGET, ViewSet, on_white
 
 THUMBNAIL_PX = 8
 RING_ELEVATION_DEG = 15.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rendering.views import TARGET, ViewSet
+from rendering.view_set import TARGET, ViewSet
 
 # A missing texture is (1, 0, 1) times the light that reaches it, 255 in red and blue where white light does; gloss adds
 # some green. Painted magentas rarely have all three signs.

@@ -14,7 +14,6 @@ DENOISE: dict[str, tuple[str, str] | None] = {
     "accurate": ("HIGH", "ACCURATE"),
 }
 DEVICES = ("cpu", "cuda", "optix", "hip", "oneapi")
-PASSES = ("depth", "normal", "albedo")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from rendering.fingerprint import ring_views
-from rendering.views import ViewSet, ViewStore
+from rendering.view_set import ViewSet
+from rendering.views import ViewStore
 
 EXAMPLES = 12
 VIEWS = 4

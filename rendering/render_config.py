@@ -8,8 +8,9 @@ from typing import Any
 
 from infra.errors import UserError
 from rendering.lights import light_identity, pinned_light
-from rendering.profiles import DENOISE, DEVICES, PASSES, PROFILES, Sampling, sampling
+from rendering.profiles import DENOISE, DEVICES, PROFILES, Sampling, sampling
 from rendering.rigs import RigConfig, RigViews, rig_identity, rig_named
+from rendering.view_set import PASSES
 from rendering.views import FORMAT_VERSION
 
 # Raise when the same config would give other pictures; pieces of the old version are then left alone.

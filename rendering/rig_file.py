@@ -23,7 +23,7 @@ import numpy as np
 from infra.errors import UserError
 from infra.seeds import rng_for
 from rendering.rig_views import RigConfig, RigViews, build, check_containment
-from rendering.views import CONDITION, TARGET
+from rendering.view_set import CONDITION, TARGET
 
 FILE_PREFIX = "file:"
 MAX_BYTES, MAX_VIEWS = 1 << 20, 4096

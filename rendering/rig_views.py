@@ -6,7 +6,7 @@ import numpy as np
 
 from infra.errors import UserError
 from rendering.cameras import Camera, orbit
-from rendering.views import CONDITION, TARGET
+from rendering.view_set import CONDITION, TARGET
 
 # A cube of extent 1 has half-diagonal 0.866, but real objects rarely fill the corners of their box;
 # 1.5 half-extents is the radius of the sphere that "a typical object" may reach.

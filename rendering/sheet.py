@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rendering.views import CONDITION, TARGET, ViewSet
+from rendering.view_set import CONDITION, TARGET, ViewSet
 
 GAP_PX = 2
 LABEL_PX = 14

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from rendering.views import FORMAT_VERSION, PASSES
+from rendering.view_set import PASSES
+from rendering.views import FORMAT_VERSION
 
 PICTURES = ("images", *PASSES)
 

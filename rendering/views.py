@@ -1,4 +1,4 @@
-"""Views of one object, and the store of many: what the renderer writes and what a model generates.
+"""The store of views: one object as a row of bytes, and many of them in a folder.
 
 A store is a folder of Parquet shards, one row and one row group per object, so any object is read alone.
 Images are lossless WebP of straight-alpha sRGB with RGB zeroed where alpha is 0; the passes beside them (depth,
@@ -8,7 +8,6 @@ normal, albedo) are null where they were not rendered, and decoded on demand. Th
 import io
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 
 from infra.shards import ShardIndex, shard_name, uid_note
 from infra.storage import Location
-from rendering.cameras import Camera, turn_about_z
+from rendering.cameras import Camera
 from rendering.codecs import (
     decode_depth,
     decode_image,
@@ -30,13 +29,13 @@ from rendering.codecs import (
     encode_normal,
     encode_rgb,
 )
+from rendering.view_set import PASSES, Mesh, ViewSet
 
 FORMAT_VERSION = 2
 VERSION_KEY = b"mvforge_views_version"
-TARGET, CONDITION = "target", "condition"
 
 # The columns of each pass; `images` is always there.
-PASSES = {"depth": ("depth", "depth_unit"), "normal": ("normal",), "albedo": ("albedo",)}
+PASS_COLUMNS = {"depth": ("depth", "depth_unit"), "normal": ("normal",), "albedo": ("albedo",)}
 
 # What a reader without this package needs to know; stands in the metadata of every shard.
 COLUMNS = {
@@ -84,94 +83,7 @@ SCHEMA = pa.schema(
 SUMMARISED = ["uid", "rig", "origin", "depth_unit"]
 COMPRESSION = {name: "zstd" for name in ("facts", "c2w.list.element.list.element", "mesh")}
 OBJECTS_PER_SHARD, BYTES_PER_SHARD = 256, 512 << 20
-RGBA_COLUMNS = [name for name in SCHEMA.names if not any(name in columns for columns in PASSES.values())]
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """Triangles in the frame of the views: `vertices` float32 `[N, 3]`, `faces` int32 `[F, 3]`."""
-
-    vertices: np.ndarray
-    faces: np.ndarray
-
-
-@dataclass(frozen=True)
-class ViewSet:
-    """Rendered or generated views of one object.
-
-    Attributes:
-        rgba: uint8 `[V, H, W, 4]`, sRGB, straight alpha.
-        camera: `[V]` cameras.
-        roles: `TARGET` or `CONDITION` per view.
-        azimuth_deg, elevation_deg, radius: float64 `[V]`, the spherical form of the camera positions.
-        rig: name of the rig the cameras come from.
-        origin: who made the pictures, for example `blender` or `models:/mvforge/3`.
-        mesh: the object itself in the same frame, where it is known.
-        facts: JSON-able extras (normalisation, sampler, reference azimuth, ...).
-        depth: float32 `[V, H, W]`, planar z-depth in world units, 0 where nothing; None when absent or not asked for.
-        normal: float32 `[V, H, W, 3]`, unit vectors in OpenCV camera axes, zero where nothing; or None.
-        albedo: uint8 `[V, H, W, 3]`, sRGB base colour, zero where nothing; or None.
-    """
-
-    uid: str
-    rgba: np.ndarray
-    camera: Camera
-    roles: tuple[str, ...]
-    azimuth_deg: np.ndarray
-    elevation_deg: np.ndarray
-    radius: np.ndarray
-    rig: str
-    origin: str
-    mesh: Mesh | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-    depth: np.ndarray | None = None
-    normal: np.ndarray | None = None
-    albedo: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.rgba)
-
-    @property
-    def mask(self) -> np.ndarray:
-        """Where the object is: bool `[V, H, W]`, alpha of at least one half."""
-        return self.rgba[..., 3] >= 128
-
-    def select(self, indices: Iterable[int]) -> "ViewSet":
-        """The views at `indices`, in that order."""
-        rows = np.asarray(list(indices), dtype=int)
-        return replace(
-            self,
-            rgba=self.rgba[rows],
-            camera=self.camera[rows],
-            roles=tuple(self.roles[i] for i in rows),
-            azimuth_deg=self.azimuth_deg[rows],
-            elevation_deg=self.elevation_deg[rows],
-            radius=self.radius[rows],
-            **{name: values[rows] for name in PASSES if (values := getattr(self, name)) is not None},
-        )
-
-    def with_role(self, role: str) -> "ViewSet":
-        """Only the targets, or only the condition views."""
-        return self.select(i for i, r in enumerate(self.roles) if r == role)
-
-    def turned(self, azimuth_deg: float) -> "ViewSet":
-        """The same pictures in a world turned about +Z: every azimuth grows by `azimuth_deg`, the mesh turns along.
-
-        Depths and normals are in the frame of their camera, which turns too, so they stay as they are.
-        """
-        mesh = self.mesh
-        if mesh is not None:
-            rotation = turn_about_z(azimuth_deg)[:3, :3]
-            mesh = Mesh((mesh.vertices @ rotation.T).astype(np.float32), mesh.faces)
-        azimuth = np.mod(self.azimuth_deg + azimuth_deg, 360.0)
-        return replace(self, camera=self.camera.turned(azimuth_deg), azimuth_deg=azimuth, mesh=mesh)
-
-
-def on_white(rgba: np.ndarray) -> np.ndarray:
-    """Straight-alpha uint8 `[..., 4]` composited on white -> float32 RGB `[..., 3]` in [0, 1]."""
-    values = rgba.astype(np.float32) / 255.0
-    alpha = values[..., 3:]
-    return values[..., :3] * alpha + (1.0 - alpha)
+RGBA_COLUMNS = [name for name in SCHEMA.names if not any(name in columns for columns in PASS_COLUMNS.values())]
 
 
 def to_table(views: ViewSet) -> pa.Table:
@@ -212,7 +124,8 @@ def _encoded_passes(views: ViewSet) -> dict[str, Any]:
 
 
 def from_row(row: dict[str, Any], passes: Iterable[str] = ()) -> ViewSet:
-    """The inverse of `to_table` for one row as a dictionary, with those of the asked `passes` that it holds.
+    """The inverse of `to_table` for one row as a dictionary, with those of the asked `passes` that it holds; `rgba` is
+    `[V, 0, 0, 4]` without the column `images`.
 
     Raises ValueError when pictures differ in size, and for a pass that is not in `PASSES`.
     """
@@ -222,7 +135,7 @@ def from_row(row: dict[str, Any], passes: Iterable[str] = ()) -> ViewSet:
             mesh = Mesh(arrays["vertices"], arrays["faces"])
     return ViewSet(
         uid=row["uid"],
-        rgba=np.stack([decode_image(image) for image in row["images"]]),
+        rgba=np.stack([decode_image(image) for image in row["images"]]) if "images" in row else _no_pictures(len(row["roles"])),
         camera=Camera(np.asarray(row["c2w"], float).reshape(-1, 4, 4), np.asarray(row["intrinsics"], float).reshape(-1, 4)),
         roles=tuple(row["roles"]),
         azimuth_deg=np.asarray(row["azimuth_deg"], float),
@@ -234,6 +147,10 @@ def from_row(row: dict[str, Any], passes: Iterable[str] = ()) -> ViewSet:
         facts=json.loads(row["facts"]),
         **{name: _decoded_pass(row, name) for name in passes},
     )
+
+
+def _no_pictures(views: int) -> np.ndarray:
+    return np.zeros((views, 0, 0, 4), np.uint8)
 
 
 def _decoded_pass(row: dict[str, Any], name: str) -> np.ndarray | None:
@@ -274,13 +191,15 @@ class ViewStore:
         """The raw row of an object; pictures stay encoded. Raises KeyError for an unknown uid."""
         return self._index.row(uid, columns).to_pylist()[0]
 
-    def read(self, uid: str, passes: Iterable[str] = ()) -> ViewSet:
+    def read(self, uid: str, passes: Iterable[str] = (), pictures: bool = True) -> ViewSet:
         """All views of an object; of depth, normal and albedo only the asked `passes` are read, None where absent.
 
-        Raises KeyError for an unknown uid.
+        Without `pictures` only what is known about the views is read: `rgba` is `[V, 0, 0, 4]`. Raises KeyError for an unknown uid.
         """
         asked = tuple(passes)
-        columns = [*RGBA_COLUMNS, *(column for name in asked for column in PASSES.get(name, ()))]
+        columns = [*RGBA_COLUMNS, *(column for name in asked for column in PASS_COLUMNS.get(name, ()))]
+        if not pictures:
+            columns.remove("images")
         return from_row(self.row(uid, columns), asked)
 
     def __iter__(self) -> Iterator[ViewSet]:

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+import torch.nn.functional as F
 from torch import Tensor
 
-from rendering.views import on_white
+from rendering.view_set import on_white
 
 
 def signed_rgba(rgba: np.ndarray) -> np.ndarray:
@@ -35,15 +35,12 @@ def resized(rgba: np.ndarray, size: int) -> np.ndarray:
     """uint8 straight alpha `[V, H, W, 4]` at `size` x `size`; colours are weighted by alpha so no dark rims appear."""
     if rgba.shape[1:3] == (size, size):
         return rgba
-    out = np.empty((len(rgba), size, size, 4), np.uint8)
-    for i, picture in enumerate(rgba):
-        values = picture.astype(np.float32) / 255.0
-        values[..., :3] *= values[..., 3:]
-        planes = [Image.fromarray(values[..., c]).resize((size, size), Image.Resampling.BILINEAR) for c in range(4)]
-        small = np.stack([np.asarray(plane) for plane in planes], -1).clip(0, 1)
-        small[..., :3] = np.where(small[..., 3:] > 0, small[..., :3] / np.maximum(small[..., 3:], 1e-6), 0).clip(0, 1)
-        out[i] = np.round(small * 255.0).astype(np.uint8)
-    return out
+    planes = torch.from_numpy(np.array(rgba)).permute(0, 3, 1, 2).float() / 255.0
+    premultiplied = torch.cat([planes[:, :3] * planes[:, 3:], planes[:, 3:]], 1)
+    small = F.interpolate(premultiplied, [size, size], mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+    alpha = small[:, 3:]
+    straight = torch.where(alpha > 0, small[:, :3] / alpha.clamp(min=1e-6), torch.zeros_like(small[:, :3])).clamp(0, 1)
+    return (torch.cat([straight, alpha], 1).permute(0, 2, 3, 1) * 255.0).round().to(torch.uint8).numpy()
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -23,6 +23,15 @@ class Ema:
         for average, tensor in zip(self.averages, tensors, strict=True):
             average.lerp_(tensor.detach().to(average), 1.0 - decay)
 
+    @torch.no_grad()
+    def distance(self, tensors: list[Tensor]) -> Tensor:
+        """`[2]`, float64: squared L2 distance between `tensors` and their averages, and squared L2 norm of `tensors`."""
+        total = torch.zeros(2, dtype=torch.float64, device=self.averages[0].device if self.averages else None)
+        for average, tensor in zip(self.averages, tensors, strict=True):
+            now = tensor.detach().to(average)
+            total += torch.stack([(now - average).square().sum(), now.square().sum()])
+        return total
+
     def state(self) -> dict:
         return {"updates": self.updates, "averages": self.averages}
 

@@ -1,10 +1,11 @@
-"""How gradients become new weights: one process, several with an all-reduce, or DeepSpeed ZeRO. Knows no Ray and no method."""
+"""How gradients become new weights: one process, or several with DistributedDataParallel; DeepSpeed ZeRO is in a file of its own.
+
+Knows no Ray and no method.
+"""
 
 import contextlib
 import os
-import sys
-import tempfile
-import warnings
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,8 +13,12 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from training.ema import Ema
+
+SMALLEST_LOSS_SCALE = 1.0
+"""[C] fp16: a gradient that overflows even without any loss scaling is taken for training that has become NaN."""
 
 
 class Engine(Protocol):
@@ -23,12 +28,14 @@ class Engine(Protocol):
         module: what `Trainable.loss` calls (wrapped where the engine needs it).
         rank, world: this process and how many there are.
         device: where batches go.
+        skipped: whether the last `step` changed nothing because fp16 gradients overflowed.
     """
 
     module: nn.Module
     rank: int
     world: int
     device: torch.device
+    skipped: bool
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one micro-batch's mean loss; the engine divides by the number of micro-batches."""
@@ -36,6 +43,14 @@ class Engine(Protocol):
 
     def step(self, lr: float) -> float:
         """Clip, update the weights and their average, clear gradients; returns the gradient norm before clipping."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """What the engine itself has to report; fp16: `loss_scale` and `skipped_steps` so far."""
+        ...
+
+    def ema_drift(self) -> float | None:
+        """L2 distance between weights and their averages over the norm of the weights; None without averages. All ranks must call."""
         ...
 
     def full_weights(self, ema: bool) -> dict[str, Tensor] | None:
@@ -46,14 +61,28 @@ class Engine(Protocol):
         """Write this rank's share of weights, optimiser and average below `folder`. All ranks must call."""
         ...
 
-    def load(self, folder: Path) -> None:
-        """Restore what `save` wrote at the same world size."""
+    def load(self, folder: Path, world: int) -> None:
+        """Restore what `save` wrote with `world` ranks. All ranks must call."""
+        ...
+
+    def reads_all_shares(self, world: int) -> bool:
+        """Whether `load` needs the files of all ranks here, and not only those of rank 0 and of this one. No collective."""
         ...
 
 
-def _buffers(module: nn.Module) -> dict[str, Tensor]:
+def buffers_of(module: nn.Module) -> dict[str, Tensor]:
     """Buffers hold what training measures without a gradient, such as the spread of the latents."""
     return {name: buffer.detach().cpu().clone() for name, buffer in module.named_buffers()}
+
+
+def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def relative(squares: Tensor) -> float:
+    """Squared distance and squared norm -> distance over norm."""
+    distance, norm = squares.sqrt().tolist()
+    return distance / norm if norm else 0.0
 
 
 def device_here() -> torch.device:
@@ -61,6 +90,10 @@ def device_here() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
     return torch.device("cpu")
+
+
+def rank_and_world() -> tuple[int, int]:
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def gather_objects(engine: Engine, value: Any) -> list[Any]:
@@ -72,16 +105,45 @@ def gather_objects(engine: Engine, value: Any) -> list[Any]:
     return values
 
 
-def _rank_and_world() -> tuple[int, int]:
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+@contextlib.contextmanager
+def process_group_from_environment() -> Iterator[None]:
+    """The process group that `torchrun` describes (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`); nothing for a lone process."""
+    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    device = device_here()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
-def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+def ensure_process_group(device: torch.device) -> None:
+    """A group of this process alone, for an engine that cannot do without one."""
+    if not dist.is_initialized():
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+
+def first_on_host(engine: Engine) -> int:
+    """The lowest rank on this machine, which does for the others what is needed once a machine."""
+    hosts = gather_objects(engine, socket.gethostname())
+    return hosts.index(hosts[engine.rank])
 
 
 class PlainEngine:
-    """AdamW in one process, or in several that average their gradients once per step."""
+    """AdamW in one process, or in several through torch's DistributedDataParallel.
+
+    DistributedDataParallel reduces gradients bucket by bucket while the backward pass of the last micro-batch still runs,
+    which hides most of the exchange on GPUs; earlier micro-batches only add up locally. Weights without a gradient in some
+    micro-batch are allowed (a discriminator that starts later).
+
+    Args:
+        fp16: the loss is scaled by a dynamic factor, and a step whose gradients overflow is left out.
+    """
 
     def __init__(
         self,
@@ -93,54 +155,66 @@ class PlainEngine:
         clip: float,
         ema_decay: float,
         micro_batches: int,
+        fp16: bool = False,
         device: torch.device | None = None,
     ) -> None:
         self.device = device or device_here()
-        self.module = module.to(self.device).train()
-        self.rank, self.world = _rank_and_world()
+        self.raw = module.to(self.device).train()
+        self.rank, self.world = rank_and_world()
         self.clip, self.micro_batches = clip, micro_batches
         self.parameters = trained_parameters(module)
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=lr, betas=betas, weight_decay=weight_decay)
-        if self.world > 1:
-            for tensor in module.state_dict().values():
-                dist.broadcast(tensor, 0)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
+        self.skipped, self.skipped_steps = False, 0
+        self.module = self._parallel(module) if self.world > 1 else module
         self.ema = Ema(list(self.parameters.values()), ema_decay) if ema_decay else None
+        self._expect(0)
+
+    def _parallel(self, module: nn.Module) -> DistributedDataParallel:
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        # Buffers are figures that each rank measures; the ones of rank 0 are saved.
+        return DistributedDataParallel(module, device_ids=devices, forward_sync_buffers=False, find_unused_parameters=True)
+
+    def _expect(self, micro_batch: int) -> None:
+        """Gradients are exchanged in the last micro-batch only; what `no_sync` does, told before the loop's next forward pass."""
+        self._done = micro_batch
+        if isinstance(self.module, DistributedDataParallel):
+            self.module.require_backward_grad_sync = micro_batch == self.micro_batches - 1
 
     def backward(self, loss: Tensor) -> None:
-        (loss / self.micro_batches).backward()
+        self.scaler.scale(loss / self.micro_batches).backward()
+        self._expect(self._done + 1)
 
     def step(self, lr: float) -> float:
-        self._average_gradients()
+        self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip if self.clip else float("inf"))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.step()
+        before = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.skipped = self.scaler.get_scale() < before and before > SMALLEST_LOSS_SCALE
+        self.skipped_steps += self.skipped
         self.optimizer.zero_grad(set_to_none=True)
-        if self.ema:
+        if self.ema and not self.skipped:
             self.ema.update(list(self.parameters.values()))
+        self._expect(0)
         return float(norm)
 
-    def _average_gradients(self) -> None:
-        if self.world == 1:
-            return
-        for parameter in self.parameters.values():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([p.grad.reshape(-1) for p in self.parameters.values() if p.grad is not None])
-        dist.all_reduce(flat)
-        flat /= self.world
-        start = 0
-        for parameter in self.parameters.values():
-            assert parameter.grad is not None
-            parameter.grad.copy_(flat[start : start + parameter.numel()].view_as(parameter))
-            start += parameter.numel()
+    def figures(self) -> dict[str, float]:
+        if not self.scaler.is_enabled():
+            return {}
+        return {"loss_scale": self.scaler.get_scale(), "skipped_steps": float(self.skipped_steps)}
+
+    def ema_drift(self) -> float | None:
+        return relative(self.ema.distance(list(self.parameters.values()))) if self.ema else None
 
     def full_weights(self, ema: bool) -> dict[str, Tensor] | None:
         if self.rank != 0:
             return None
         tensors = self.ema.averages if ema and self.ema else list(self.parameters.values())
         weights = {name: t.detach().float().cpu().clone() for name, t in zip(self.parameters, tensors, strict=True)}
-        return weights | _buffers(self.module)
+        return weights | buffers_of(self.raw)
 
     def save(self, folder: Path) -> None:
         # Every rank holds the same state; one copy is enough.
@@ -148,147 +222,26 @@ class PlainEngine:
             return
         state = {
             "weights": {name: p.detach() for name, p in self.parameters.items()},
-            "buffers": dict(self.module.named_buffers()),
+            "buffers": dict(self.raw.named_buffers()),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state() if self.ema else None,
+            "scaler": {**self.scaler.state_dict(), "skipped_steps": self.skipped_steps},
         }
         torch.save(state, folder / "plain.pt")
 
     @torch.no_grad()
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, world: int) -> None:
         state = torch.load(folder / "plain.pt", map_location=self.device, weights_only=True)
         for name, parameter in self.parameters.items():
             parameter.copy_(state["weights"][name])
-        for name, buffer in self.module.named_buffers():
+        for name, buffer in self.raw.named_buffers():
             buffer.copy_(state["buffers"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
             self.ema.restore(state["ema"])
+        self.skipped_steps = state["scaler"].pop("skipped_steps")
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
 
-
-class DeepSpeedEngine:
-    """ZeRO stages 1-3 on any device; needs an open process group or opens one for itself alone.
-
-    The average is kept over this rank's shard of the float32 weights and is gathered only when it is wanted.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        *,
-        zero_stage: int,
-        lr: float,
-        betas: tuple[float, float],
-        weight_decay: float,
-        clip: float,
-        ema_decay: float,
-        micro_batches: int,
-        micro_batch: int,
-        bf16: bool = False,
-        device: torch.device | None = None,
-    ) -> None:
-        self.device = device or device_here()
-        deepspeed = _import_deepspeed(self.device)
-        _ensure_process_group(self.device)
-        self.rank, self.world = _rank_and_world()
-        self.zero_stage = zero_stage
-        self._raw = module.to(self.device).train()
-        self._parameters = trained_parameters(module)
-        optimizer = torch.optim.AdamW(self._parameters.values(), lr=lr, betas=betas, weight_decay=weight_decay)
-        settings = {
-            "train_micro_batch_size_per_gpu": micro_batch,
-            "gradient_accumulation_steps": micro_batches,
-            "train_batch_size": micro_batch * micro_batches * self.world,
-            "gradient_clipping": clip,
-            "zero_optimization": {"stage": zero_stage},
-            "zero_allow_untested_optimizer": True,
-            # DeepSpeed switches the caller's autocast off inside its forward unless told of it here.
-            "torch_autocast": {"enabled": bf16, "dtype": "bfloat16"},
-        }
-        self.engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings, dist_init_required=False)
-        self.module = self.engine
-        self.ema = Ema(self.shards(), ema_decay) if ema_decay else None
-
-    def shards(self) -> list[Tensor]:
-        """This rank's float32 pieces of the weights, as the optimiser sees them."""
-        optimizer = self.engine.optimizer
-        return list(optimizer.fp32_partitioned_groups_flat if self.zero_stage == 3 else optimizer.single_partition_of_fp32_groups)
-
-    def backward(self, loss: Tensor) -> None:
-        self.engine.backward(loss)
-        if not self.engine.is_gradient_accumulation_boundary():
-            self.engine.step()
-
-    def step(self, lr: float) -> float:
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = lr
-        self.engine.step()
-        if self.ema:
-            self.ema.update(self.shards())
-        norm = self.engine.get_global_grad_norm()
-        return float(norm) if norm is not None else float("nan")
-
-    def full_weights(self, ema: bool) -> dict[str, Tensor] | None:
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        weights = {}
-        with self._averaged() if ema and self.ema else contextlib.nullcontext():
-            for name, parameter in self._parameters.items():
-                whole = safe_get_full_fp32_param(parameter)
-                if self.rank == 0:
-                    weights[name] = whole.detach().float().cpu().clone()
-        return weights | _buffers(self.engine.module) if self.rank == 0 else None
-
-    @contextlib.contextmanager
-    @torch.no_grad()
-    def _averaged(self) -> Iterator[None]:
-        """The optimiser's float32 shards hold the averages inside the block."""
-        assert self.ema is not None
-        kept = [shard.clone() for shard in self.shards()]
-        try:
-            for shard, average in zip(self.shards(), self.ema.averages, strict=True):
-                shard.copy_(average)
-            yield
-        finally:
-            for shard, original in zip(self.shards(), kept, strict=True):
-                shard.copy_(original)
-
-    def save(self, folder: Path) -> None:
-        self.engine.save_checkpoint(str(folder), tag="deepspeed", save_latest=False, exclude_frozen_parameters=True)
-        if self.ema:
-            torch.save(self.ema.state(), folder / f"ema-{self.rank:05d}.pt")
-
-    def load(self, folder: Path) -> None:
-        self.engine.load_checkpoint(str(folder), tag="deepspeed", load_module_strict=False)
-        if self.ema:
-            self.ema.restore(torch.load(folder / f"ema-{self.rank:05d}.pt", map_location=self.device, weights_only=True))
-
-
-def _import_deepspeed(device: torch.device) -> Any:
-    """DeepSpeed without its compile at first use: on a CPU the shared-memory operator is left out, gloo does its work."""
-    if device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    # Its autotuner, unused here, would import mlflow: a second of start-up for every worker.
-    hidden = "mlflow" not in sys.modules
-    if hidden:
-        sys.modules["mlflow"] = None  # type: ignore[assignment]
-    try:
-        import deepspeed
-        import deepspeed.ops
-        from deepspeed.utils import logger
-    finally:
-        if hidden:
-            del sys.modules["mlflow"]
-
-    logger.setLevel("WARNING")
-    warnings.filterwarnings("ignore", category=FutureWarning, message="`torch.distributed.*is deprecated")  # one line per step
-    if device.type == "cpu":
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
-
-
-def _ensure_process_group(device: torch.device) -> None:
-    if not dist.is_initialized():
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
-        meeting = Path(tempfile.mkdtemp(prefix="mvforge-group-")) / "store"
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", init_method=f"file://{meeting}", rank=0, world_size=1)
+    def reads_all_shares(self, world: int) -> bool:
+        return False

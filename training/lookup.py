@@ -16,9 +16,13 @@ def method_named(name: str) -> Method:
     if ":" in name:
         module_name, _, attribute = name.partition(":")
         try:
-            return getattr(importlib.import_module(module_name), attribute)
+            found = getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError) as error:
-            raise UserError(f"method '{name}' cannot be imported ({error})", "write it as package.module:attribute") from error
+            mend = "write it as package.module:attribute, importable on every node (installed, or on PYTHONPATH)"
+            raise UserError(f"method '{name}' cannot be imported ({error})", mend) from error
+        if not (isinstance(getattr(found, "stages", None), tuple) and hasattr(found, "load_generator")):
+            raise UserError(f"'{name}' is not a method: it has no tuple `stages` or no `load_generator`", "see training/methods/base.py")
+        return found
     from training.methods import METHODS
 
     if name not in METHODS:

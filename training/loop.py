@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -12,10 +11,16 @@ from torch import Tensor
 
 from infra.errors import UserError
 from infra.seeds import rng_for, seed_for
-from training.checkpoint import Checkpoints, read_state, write_state
+from training.checkpoint import Checkpoints
 from training.engine import Engine, gather_objects
+from training.guard import Guard
+from training.loader import Batch, Loader, pinned, to_device
 from training.methods.base import Trainable, TrainObject
+from training.rates import peak_memory_gb, peak_tflops, rates
+from training.resume import Curves, resume, save
 from training.sampler import ObjectSampler
+
+HOW = {"identity": False}  # fields that change how a stage is trained or watched, never what it learns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +28,7 @@ class TrainConfig:
     """What one training stage computes. Batches are counted in objects.
 
     Attributes:
-        method, stage: name in `METHODS` and one of its stages.
+        method, stage: name in `METHODS` (or import path) and one of its stages; a recipe may leave them to the graph.
         model: the method's own config.
         steps: optimiser updates.
         global_batch: objects per update over all workers.
@@ -32,16 +37,28 @@ class TrainConfig:
         lr, betas, weight_decay: AdamW; `warmup_steps` of linear warm-up, then `schedule`.
         clip: largest gradient norm; 0 = no clipping.
         ema_decay: decay of the averaged weights, which are then the ones validated and saved; 0 = no average.
-        precision: fp32, or bf16 by autocast around float32 weights.
+        precision: fp32, or bf16 or fp16 by autocast around float32 weights. fp16 scales the loss; a step whose gradients overflow is
+            left out and counted (`skipped_steps`).
         zero_stage: DeepSpeed ZeRO stage 1-3; 0 = plain data parallel.
+        zero_offload: keep ZeRO's optimiser state and step on the CPU.
+        checkpoint_activations: recompute activations in the backward pass instead of keeping them; same losses, less memory.
+        compile: torch.compile of the trained module.
         seed: of initial weights, sample order, examples and noise.
         validate_every: steps between validations besides the ones before the first and after the last step; 0 = only those.
         validate_objects: held-out objects used.
         checkpoint_every, log_every: steps between checkpoints and between logged rows.
+        keep_checkpoints, keep_best: how many of the last checkpoints are retained while training, and how many besides by
+            validation loss.
+        sample_every: steps between sample grids with their figures, and one after the last step; 0 = none.
+        sample_objects: held-out objects shown, always the same.
+        spike_factor: a loss or gradient norm above so many times its median of the last 100 steps stops the training; 0 = never.
+        encode_on_the_fly: encode views while training, with the encoder of the stage's `encodes_with`, instead of reading
+            what an encode step wrote.
+        prefetch, readers: steps whose batches are made ahead, and threads that make them.
     """
 
-    method: str
-    stage: str
+    method: str = ""
+    stage: str = ""
     model: Any = None
     steps: int = 1000
     global_batch: int = 8
@@ -53,13 +70,34 @@ class TrainConfig:
     schedule: Literal["constant", "cosine"] = "cosine"
     clip: float = 1.0
     ema_decay: float = 0.0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     zero_stage: Literal[0, 1, 2, 3] = 0
+    zero_offload: bool = field(default=False, metadata=HOW)
+    checkpoint_activations: bool = field(default=False, metadata=HOW)
+    compile: bool = field(default=False, metadata=HOW)
     seed: int = 0
     validate_every: int = 0
     validate_objects: int = 8
     checkpoint_every: int = 100
     log_every: int = 10
+    keep_checkpoints: int = field(default=2, metadata=HOW)
+    keep_best: int = field(default=1, metadata=HOW)
+    sample_every: int = field(default=0, metadata=HOW)
+    sample_objects: int = field(default=4, metadata=HOW)
+    spike_factor: float = field(default=0.0, metadata=HOW)
+    encode_on_the_fly: bool = False
+    prefetch: int = field(default=2, metadata=HOW)
+    readers: int = field(default=2, metadata=HOW)
+
+    def __post_init__(self) -> None:
+        if 0 < self.spike_factor <= 1:
+            raise UserError(
+                f"train.{self.stage}: spike_factor {self.spike_factor:g} would stop at ordinary steps", "use 10, or 0 for never"
+            )
+        if self.prefetch < 0 or self.readers < 1:
+            raise UserError(f"train.{self.stage}: prefetch {self.prefetch} with {self.readers} readers", "prefetch >= 0, readers >= 1")
+        if self.zero_offload and not self.zero_stage:
+            raise UserError(f"train.{self.stage}: zero_offload needs a ZeRO stage", "set zero_stage to 1, 2 or 3")
 
     def micro_batches(self, world: int) -> int:
         """Forward passes per worker and update. Raises UserError when the batch does not divide evenly."""
@@ -81,25 +119,6 @@ class Objects(Protocol):
     def read(self, uid: str) -> TrainObject: ...
 
 
-class NonFiniteTraining(Exception):
-    """Loss or gradient became NaN or infinite; nothing after `step` was saved."""
-
-    def __init__(self, step: int, what: str, uids: list[str]) -> None:
-        super().__init__(f"{what} is not finite at step {step}; objects of the batch: {', '.join(uids)}")
-        self.step, self.what, self.uids = step, what, uids
-
-    def __reduce__(self) -> tuple:
-        return type(self), (self.step, self.what, self.uids)
-
-
-@dataclass
-class Curves:
-    """Rows logged so far: training figures (averages since the row before) and validations."""
-
-    history: list[dict[str, float]] = field(default_factory=list)
-    validation: list[dict[str, float]] = field(default_factory=list)
-
-
 def lr_at(step: int, config: TrainConfig) -> float:
     """Learning rate of the update `step` (from 0): linear warm-up, then constant or half a cosine down to 0."""
     if step < config.warmup_steps:
@@ -118,6 +137,7 @@ def fit(
     *,
     checkpoints: Checkpoints,
     validate: Callable[[dict[str, Tensor]], dict[str, float]] | None = None,
+    preview: Callable[[dict[str, Tensor], int], dict[str, float]] | None = None,
     log: Callable[[str, dict[str, float]], None] = lambda kind, row: None,
 ) -> Curves:
     """Train to `config.steps`, continuing from the newest checkpoint if there is one.
@@ -129,103 +149,135 @@ def fit(
     Args:
         validate: called on rank 0 with all trained weights (averaged ones if `ema_decay`), before the first step,
             every `validate_every` and after the last.
-        log: called on rank 0 with `train` or `validation` and the new row.
+        preview: called on rank 0 with the same weights and the step, every `sample_every` and after the last; the other
+            ranks wait. Given on all ranks or on none, like `validate`.
+        log: called on rank 0 with `train`, `validation` or `preview` and the new row.
 
     Raises:
-        NonFiniteTraining: on every rank, naming the offending batch's objects.
+        UnstableTraining: on every rank, naming the offending batch's objects.
     """
     count = config.micro_batches(engine.world)
     sampler = ObjectSampler(data.train, config.seed)
-    curves, window, start = _resume(engine, config, checkpoints)
+    curves, window, start = resume(engine, config, checkpoints)
+    guard = Guard(config.spike_factor, curves.usual)
+    peak = peak_tflops(engine.device, config.precision)
+    on_gpu = engine.device.type == "cuda"
 
-    def load_step(step: int) -> list[dict[str, Any]]:
-        return [_load_batch(trainable, data, sampler, config, step, engine.rank * count + k) for k in range(count)]
+    def make(step: int, k: int) -> Batch:
+        batch = _load_batch(trainable, data, sampler, config, step, engine.rank * count + k)
+        return pinned(batch) if on_gpu else batch
 
-    def check_held_out(step: int) -> None:
-        weights = engine.full_weights(ema=config.ema_decay > 0) if validate is not None else None
-        if weights is not None and validate is not None:
-            row = {"step": step, **validate(weights)}
-            curves.validation.append(row)
-            log("validation", row)
+    def look(step: int, validating: bool, previewing: bool) -> None:
+        asked = (validating and validate is not None, previewing and preview is not None)
+        weights = engine.full_weights(ema=config.ema_decay > 0) if any(asked) else None
+        if weights is None:
+            return
+        if asked[0] and validate is not None:
+            curves.validation.append({"step": step, **validate(weights)})
+            log("validation", curves.validation[-1])
+        if asked[1] and preview is not None:
+            began = time.perf_counter()
+            figures = preview(weights, step)
+            curves.previews.append({"step": step, **figures, "seconds": time.perf_counter() - began})
+            log("preview", curves.previews[-1])
 
     if start == 0 and not curves.validation:
-        check_held_out(0)
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as background:
-        upcoming: Future | None = background.submit(load_step, start) if start < config.steps else None
+        look(0, validating=True, previewing=False)
+    with Loader(make, range(start, config.steps), count, config.prefetch, config.readers).running() as loader:
         for step in range(start, config.steps):
             began = time.perf_counter()
-            assert upcoming is not None
-            batches = upcoming.result()
-            waited = time.perf_counter() - began
-            upcoming = background.submit(load_step, step + 1) if step + 1 < config.steps else None
-
-            terms: dict[str, float] = {}
-            broken: list[str] = []
-            for k, batch in enumerate(batches):
-                generator = torch.Generator(engine.device)
-                generator.manual_seed(seed_for(config.seed, config.stage, "noise", step, engine.rank * count + k))
-                with torch.autocast(engine.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                    loss, parts = trainable.loss(engine.module, to_device(batch, engine.device), generator, step)
-                figures = {name: float(value.detach() if isinstance(value, Tensor) else value) for name, value in parts.items()}
-                figures["loss"] = float(loss.detach())
-                if not math.isfinite(figures["loss"]):
-                    broken += batch["uid"]
-                for name, value in figures.items():
-                    terms[name] = terms.get(name, 0.0) + value / count
-                engine.backward(loss)
-            terms = _across_ranks(engine, step, terms, broken)
-
+            loaded = loader.next()
+            own = [_forward_backward(trainable, engine, config, batch, step, k, count) for k, batch in enumerate(loaded.batches)]
+            every = [micro for rank in gather_objects(engine, _shared(own, loaded.batches, trainable, engine.device)) for micro in rank]
+            guard.check_loss(step, [(micro["terms"]["loss"], micro["uids"]) for micro in every])
             lr = lr_at(step, config)
             norm = engine.step(lr)
-            if not math.isfinite(norm):
-                uids = [uid for number in range(count * engine.world) for _, uid in _samples(sampler, config, step, number)]
-                raise NonFiniteTraining(step, "the gradient", uids)
-            window.append({**terms, "grad_norm": norm, "seconds": time.perf_counter() - began, "data_wait_s": waited})
+            figures = {**_mean([micro["terms"] for micro in every]), **_total([micro["cost"] for micro in every])}
+            if not engine.skipped:
+                guard.check_norm(step, norm, [uid for micro in every for uid in micro["uids"]])
+                figures["grad_norm"] = norm
+            figures["peak_memory_gb"] = max(micro["memory_gb"] for micro in every)
+            window.append({**figures, "seconds": time.perf_counter() - began, "data_wait_s": loaded.wait_s})
 
             done = step + 1
             if done % config.log_every == 0 or done == config.steps:
-                row = {"step": done, "lr": lr, **_mean(window)}
-                row["samples_per_s"] = config.global_batch / max(row["seconds"], 1e-9)
+                curves.history.append(_row(done, lr, window, engine, config, checkpoints, loader, peak))
                 window.clear()
-                curves.history.append(row)
                 if engine.rank == 0:
-                    log("train", row)
-            if done == config.steps or (config.validate_every and done % config.validate_every == 0):
-                check_held_out(done)
-            if done % config.checkpoint_every == 0 and done < config.steps:
-                _save(engine, config, checkpoints, done, curves, window)
+                    log("train", curves.history[-1])
+            last = done == config.steps
+            look(done, last or _due(done, config.validate_every), last and config.sample_every > 0 or _due(done, config.sample_every))
+            if done % config.checkpoint_every == 0 and not last:
+                curves.usual = guard.state()
+                save(engine, config, checkpoints, done, curves, window)
     return curves
 
 
-def _samples(sampler: ObjectSampler, config: TrainConfig, step: int, number: int) -> list[tuple[int, str]]:
-    return sampler.micro_batch(step, config.global_batch, config.micro_batch, number)
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
-def _load_batch(trainable: Trainable, data: Objects, sampler: ObjectSampler, config: TrainConfig, step: int, number: int) -> dict[str, Any]:
+def _forward_backward(
+    trainable: Trainable, engine: Engine, config: TrainConfig, batch: Batch, step: int, k: int, count: int
+) -> dict[str, float | Tensor]:
+    """Terms of one micro-batch, its gradient added. Nothing here waits for the device."""
+    generator = torch.Generator(engine.device)
+    generator.manual_seed(seed_for(config.seed, config.stage, "noise", step, engine.rank * count + k))
+    half = torch.float16 if config.precision == "fp16" else torch.bfloat16
+    with torch.autocast(engine.device.type, half, enabled=config.precision != "fp32"):
+        loss, parts = trainable.loss(engine.module, to_device(batch, engine.device), generator, step)
+    engine.backward(loss)
+    terms = {**parts, "loss": loss}
+    return {name: value.detach() if isinstance(value, Tensor) else value for name, value in terms.items()}
+
+
+def _shared(
+    terms: list[dict[str, float | Tensor]], batches: list[Batch], trainable: Trainable, device: torch.device
+) -> list[dict[str, Any]]:
+    """What all ranks learn of this rank's micro-batches: terms, objects, cost, memory."""
+    cost = getattr(trainable, "cost", None)
+    memory = peak_memory_gb(device)
+    return [
+        {"terms": values, "uids": list(batch["uid"]), "cost": cost(batch) if cost is not None else {}, "memory_gb": memory}
+        for values, batch in zip(_as_floats(terms), batches, strict=True)
+    ]
+
+
+def _as_floats(rows: list[dict[str, float | Tensor]]) -> list[dict[str, float]]:
+    """Tensors as plain numbers, with a single wait for the device."""
+    tensors = [value.reshape(()).double() for row in rows for value in row.values() if isinstance(value, Tensor)]
+    numbers = iter(torch.stack(tensors).tolist() if tensors else [])
+    return [{name: next(numbers) if isinstance(value, Tensor) else float(value) for name, value in row.items()} for row in rows]
+
+
+def _row(
+    done: int,
+    lr: float,
+    window: list[dict[str, float]],
+    engine: Engine,
+    config: TrainConfig,
+    checkpoints: Checkpoints,
+    loader: Loader,
+    peak: float | None,
+) -> dict[str, float]:
+    """The logged row of the steps in `window`; all ranks must call."""
+    row = {"step": done, "lr": lr, **_mean(window), **engine.figures()}
+    if (drift := engine.ema_drift()) is not None:
+        row["ema_drift"] = drift
+    seconds = max(row["seconds"], 1e-9)
+    row["samples_per_s"] = config.global_batch / seconds
+    row |= rates(row.pop("flops", 0.0), row.pop("tokens", 0.0), seconds, engine.world, peak)
+    if (speed := loader.take_speed()) is not None:
+        row["loader_samples_per_s"] = speed * config.micro_batch * engine.world
+    return row | checkpoints.timings()
+
+
+def _load_batch(trainable: Trainable, data: Objects, sampler: ObjectSampler, config: TrainConfig, step: int, number: int) -> Batch:
     examples = [
         trainable.example(data.read(uid), rng_for(config.seed, config.stage, "example", index, uid))
-        for index, uid in _samples(sampler, config, step, number)
+        for index, uid in sampler.micro_batch(step, config.global_batch, config.micro_batch, number)
     ]
     return trainable.collate(examples)
-
-
-def to_device(value: Any, device: torch.device) -> Any:
-    """Tensors inside dictionaries, lists and tuples moved to `device`; everything else as it is."""
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {key: to_device(item, device) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(to_device(item, device) for item in value)
-    return value
-
-
-def _across_ranks(engine: Engine, step: int, terms: dict[str, float], broken: list[str]) -> dict[str, float]:
-    """Terms averaged over the ranks that have them. Raises on all ranks when any rank's loss is not finite."""
-    shared = gather_objects(engine, (terms, broken))
-    if uids := [uid for _, names in shared for uid in names]:
-        raise NonFiniteTraining(step, "the loss", uids)
-    return _mean([values for values, _ in shared])
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -235,36 +287,5 @@ def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in columns.items()}
 
 
-def _save(engine: Engine, config: TrainConfig, checkpoints: Checkpoints, step: int, curves: Curves, window: list[dict[str, float]]) -> None:
-    def write(folder: Any) -> None:
-        engine.save(folder)
-        if engine.rank == 0:
-            write_state(
-                folder,
-                {
-                    "step": step,
-                    "world": engine.world,
-                    "zero_stage": config.zero_stage,
-                    "history": curves.history,
-                    "validation": curves.validation,
-                    "window": window,
-                },
-            )
-
-    checkpoints.save(step, write)
-
-
-def _resume(engine: Engine, config: TrainConfig, checkpoints: Checkpoints) -> tuple[Curves, list[dict[str, float]], int]:
-    """Curves, the unlogged rows and the next step; from nothing when there is no checkpoint."""
-    with checkpoints.latest() as folder:
-        if folder is None:
-            return Curves(), [], 0
-        state = read_state(folder)
-        if config.zero_stage and state["world"] != engine.world:
-            # ZeRO shards fit only the number of ranks that wrote them.
-            raise UserError(
-                f"train.{config.stage} was interrupted with {state['world']} workers and cannot go on with {engine.world}",
-                f"run again with {state['world']} workers, or redo it with --rerun train.{config.stage}",
-            )
-        engine.load(folder)
-        return Curves(state["history"], state["validation"]), state["window"], state["step"]
+def _total(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(row[name] for row in rows) for name in {name: None for row in rows for name in row}}

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from rendering.cameras import orbit
-from rendering.views import CONDITION, ViewSet, encode_image
+from rendering.codecs import encode_image
+from rendering.view_set import ViewSet
 from training.methods import load_generator
 from training.methods.base import Generator
+from training.photo import given_views
 
 INPUT_COLUMNS = {"uid": "string", "condition": "binary", "seed": "long"}
 TRAINED_UIDS = "trained_uids.json"  # in the generator folder: what the model has seen
@@ -54,11 +55,9 @@ class ServedGenerator:
 
 
 def _conditions(uid: str, pictures: list[bytes]) -> ViewSet:
-    """Condition views with nominal cameras: their true ones are unknown. Pictures get the size of the first."""
+    """Condition views of the size of the first picture."""
     images = []
     for data in pictures:
         with Image.open(io.BytesIO(data)) as image:
             images.append(image.convert("RGBA"))
-    rgba = np.stack([np.asarray(image.resize(images[0].size, Image.Resampling.LANCZOS)) for image in images])
-    zero, radius = np.zeros(len(images)), np.full(len(images), 1.5)
-    return ViewSet(uid, rgba, orbit(zero, zero, radius, 60.0), (CONDITION,) * len(images), zero, zero, radius, "given", "given")
+    return given_views(uid, np.stack([np.asarray(image.resize(images[0].size, Image.Resampling.LANCZOS)) for image in images]))

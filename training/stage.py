@@ -16,16 +16,18 @@ from torch import Tensor, nn
 from infra.errors import UserError
 from infra.seeds import seed_for
 from infra.storage import Location
-from training.checkpoint import Checkpoints, LocalCheckpoints
+from training.checkpoint import Checkpoints, LocalCheckpoints, uploads_ended
 from training.data import DataLocations, TrainData
-from training.engine import DeepSpeedEngine, Engine, PlainEngine, device_here
+from training.deepspeed_engine import DeepSpeedEngine
+from training.engine import Engine, PlainEngine, device_here, process_group_from_environment, rank_and_world
 from training.lookup import method_named
 from training.loop import Curves, TrainConfig, fit
-from training.methods.base import Trainable, TrainObject
+from training.methods.base import Encoder, Method, Stage, Trainable, TrainObject
+from training.pictures import write_pictures
 
 log = logging.getLogger(__name__)
 
-Log = Callable[[str, dict[str, float]], None]
+Log = Callable[[str, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,24 @@ def local_checkpoints(folders: dict[str, Location]) -> Iterator[dict[str, Path]]
 def train_stage(
     config: TrainConfig, inputs: StageInputs, out: Location, checkpoints: Checkpoints, report: Log, device: torch.device
 ) -> Curves:
-    """Train and, on rank 0, write `checkpoint/`, `uids.json`, `validation.jsonl` and, last, `history.jsonl`."""
+    """Train and, on rank 0, write `checkpoint/`, `uids.json`, `validation.jsonl`, `previews.jsonl` and, last, `history.jsonl`.
+
+    Rows go to `report` as they are made; of kind `pictures` are the paths below `out` that `pictures/` has got at a step.
+    """
     method = method_named(config.method)
-    data = TrainData(inputs.data)
-    with local_checkpoints(inputs.weights) as weights:
+    stage = next(each for each in method.stages if each.name == config.stage)
+    with local_checkpoints(inputs.weights) as weights, uploads_ended(checkpoints):
+        data = TrainData(inputs.data, encode=_encoder(method, stage, config, weights, device), pictures=stage.pictures)
         trainable = method.trainable(config.stage, config.model, weights)
-        module = _initial_module(trainable, config, inputs)
-        engine, evaluated = _engine(module, config, device)
-        held_out = [data.read(uid) for uid in data.val[: config.validate_objects]] if engine.rank == 0 else []
-        validate = _validator(trainable, evaluated, held_out, config) if data.val else None
+        module = initial_module(trainable, config, inputs.init)
+        engine, evaluated = stage_engine(module, config, device)
+        shown = config.sample_objects if config.sample_every else 0
+        held_out = [data.read_whole(uid) for uid in data.val[: max(config.validate_objects, shown)]] if engine.rank == 0 else []
+        validate = _validator(trainable, evaluated, held_out[: config.validate_objects], config) if data.val else None
+        preview = _previewer(trainable, evaluated, held_out[:shown], config, out, report) if data.val and shown else None
         if validate is None:
             log.warning("train.%s: no validation object is left, held-out figures will be missing", config.stage)
-        curves = fit(trainable, engine, data, config, checkpoints=checkpoints, validate=validate, log=report)
+        curves = fit(trainable, engine, data, config, checkpoints=checkpoints, validate=validate, preview=preview, log=report)
         final = engine.full_weights(ema=config.ema_decay > 0)
         if final is not None:
             assert evaluated is not None
@@ -66,20 +74,21 @@ def train_stage(
     return curves
 
 
-def _initial_module(trainable: Trainable, config: TrainConfig, inputs: StageInputs) -> nn.Module:
-    # The same on every rank: all randomness of building comes from this one seed.
+def initial_module(trainable: Trainable, config: TrainConfig, init: Location | None) -> nn.Module:
+    """The weights that training starts with, the same on every rank: all randomness of building comes from this one seed."""
     torch.manual_seed(seed_for(config.seed, config.stage, "initial weights"))
     module = trainable.build()
-    if inputs.init is not None:
-        with (inputs.init / "checkpoint").as_local() as folder:
+    if init is not None:
+        with (init / "checkpoint").as_local() as folder:
             trainable.load(module, folder)
     return module
 
 
-def _engine(module: nn.Module, config: TrainConfig, device: torch.device) -> tuple[Engine, nn.Module | None]:
+def stage_engine(module: nn.Module, config: TrainConfig, device: torch.device) -> tuple[Engine, nn.Module | None]:
     """The engine, and on rank 0 a whole copy of the module for validation and saving (an engine may scatter its own)."""
-    rank, world = _rank_and_world()
+    rank, world = rank_and_world()
     evaluated = copy.deepcopy(module).to(device).eval() if rank == 0 else None
+    _prepare(module, config)
     settings: dict[str, Any] = {
         "lr": config.lr,
         "betas": config.betas,
@@ -90,14 +99,23 @@ def _engine(module: nn.Module, config: TrainConfig, device: torch.device) -> tup
         "device": device,
     }
     if config.zero_stage:
-        bf16 = config.precision == "bf16"
-        return DeepSpeedEngine(module, zero_stage=config.zero_stage, micro_batch=config.micro_batch, bf16=bf16, **settings), evaluated
-    return PlainEngine(module, **settings), evaluated
+        zero: dict[str, Any] = {"zero_stage": config.zero_stage, "offload": config.zero_offload, "micro_batch": config.micro_batch}
+        return DeepSpeedEngine(module, precision=config.precision, **zero, **settings), evaluated
+    return PlainEngine(module, fp16=config.precision == "fp16", **settings), evaluated
 
 
-def _rank_and_world() -> tuple[int, int]:
-    ready = torch.distributed.is_initialized()
-    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if ready else (0, 1)
+def _prepare(module: nn.Module, config: TrainConfig) -> None:
+    """Gradient checkpointing and compilation, in place: names and values of the weights stay as they are."""
+    if config.checkpoint_activations:
+        enable = getattr(module, "enable_gradient_checkpointing", None)
+        if enable is None:
+            raise UserError(
+                f"train.{config.stage}: this stage's network cannot recompute activations", "set checkpoint_activations to false"
+            )
+        enable()
+    if config.compile:
+        # Not `module.compile()`, which leaves modules of torch's own classes (a Sequential) as they are.
+        module.forward = torch.compile(module.forward)  # type: ignore[method-assign]
 
 
 @torch.no_grad()
@@ -120,6 +138,32 @@ def _validator(
     return validate
 
 
+def _previewer(
+    trainable: Trainable, module: nn.Module | None, objects: list[TrainObject], config: TrainConfig, out: Location, report: Log
+) -> Callable[[dict[str, Tensor], int], dict[str, float]] | None:
+    """Sample grids of held-out objects, written below `out`; None where the stage has none to show."""
+    make = getattr(trainable, "preview", None)
+    if make is None:
+        log.warning("train.%s shows no sample grids: its method has no `preview`", config.stage)
+        return None
+
+    def preview(weights: dict[str, Tensor], step: int) -> dict[str, float]:
+        assert module is not None
+        with torch.no_grad():
+            made = make(_with_weights(module, weights), objects, seed_for(config.seed, "preview"))
+        report("pictures", {"step": step, "paths": write_pictures(out, step, made.pictures)})
+        return {name: float(value) for name, value in made.figures.items()}
+
+    return preview
+
+
+def _encoder(method: Method, stage: Stage, config: TrainConfig, weights: dict[str, Path], device: torch.device) -> Encoder | None:
+    """What makes arrays while training, where no encode step did before."""
+    if not config.encode_on_the_fly or stage.encodes_with is None:
+        return None
+    return method.encoder(stage.encodes_with, config.model, weights[stage.encodes_with], str(device))
+
+
 def _write_results(trainable: Trainable, module: nn.Module, data: TrainData, curves: Curves, out: Location) -> None:
     with tempfile.TemporaryDirectory(prefix="mvforge-checkpoint-") as scratch:
         folder = Path(scratch) / "checkpoint"
@@ -128,6 +172,8 @@ def _write_results(trainable: Trainable, module: nn.Module, data: TrainData, cur
         (out / "checkpoint").upload(folder)
     (out / "uids.json").write_json(data.train)
     (out / "validation.jsonl").write_text(_json_lines(curves.validation))
+    if curves.previews:
+        (out / "previews.jsonl").write_text(_json_lines(curves.previews))
     (out / "history.jsonl").write_text(_json_lines(curves.history))
 
 
@@ -136,10 +182,13 @@ def _json_lines(rows: list[dict[str, float]]) -> str:
 
 
 def fit_local(config: TrainConfig, inputs: StageInputs, out: Location, report: Log = lambda kind, row: None) -> Curves:
-    """The whole stage in this process (or in every process of an open process group), without Ray; `out` must be local.
+    """The whole stage without Ray: in this process, in every process of an open process group, or in every process that
+    `torchrun` started; `out` must be local, and the same for all.
 
     An interrupted call continues from the checkpoints it left in `out/state`.
     """
     if not out.is_local:
         raise UserError(f"{out} is not a local folder", "training without Ray keeps its checkpoints on a local disk")
-    return train_stage(config, inputs, out, LocalCheckpoints(out.local_path() / "state"), report, device_here())
+    with process_group_from_environment():
+        checkpoints = LocalCheckpoints(out.local_path() / "state", config.keep_checkpoints, config.keep_best)
+        return train_stage(config, inputs, out, checkpoints, report, device_here())

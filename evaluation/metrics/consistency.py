@@ -6,7 +6,7 @@ from trimesh.ray.ray_pyembree import RayMeshIntersector
 
 from evaluation.metrics.image import mask_iou, mask_of
 from rendering.cameras import Camera
-from rendering.views import Mesh
+from rendering.view_set import Mesh
 
 
 def silhouette_iou(mesh: Mesh, rgba: np.ndarray, camera: Camera, max_size_px: int = 96) -> np.ndarray:

@@ -11,7 +11,7 @@ import igl
 import numpy as np
 
 from infra.seeds import rng_for
-from rendering.views import Mesh
+from rendering.view_set import Mesh
 
 Figures = dict[str, float | None]
 

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from scipy.ndimage import correlate1d
 
-from rendering.views import on_white
+from rendering.view_set import on_white
 
 PSNR_CAP_DB = 100.0
 IMAGE_METRICS = ("psnr", "psnr_foreground", "ssim", "mask_iou")

@@ -11,7 +11,7 @@ from evaluation.report_page.markup import Markup, element, picture
 from evaluation.score_object import matching_views
 from evaluation.strips import difference, strip, tile, webp
 from evaluation.turntable import ring, turntable
-from rendering.views import TARGET, ViewSet
+from rendering.view_set import TARGET, ViewSet
 
 DIFFERENCE_GAIN = 2
 WIDE_PX = 200  # wider figures take a whole row on a phone

@@ -1,8 +1,9 @@
-"""The `bench` verb: what rendering costs, printed with the machine it was measured on."""
+"""The `bench` verbs: what rendering and training cost, printed with the machine it was measured on."""
 
 import argparse
 import dataclasses
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ COLUMNS = {
     "alpha_db": "alpha PSNR",
     "peak_rss_mb": "RSS MB",
 }
+
+
+def bench_train(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure training steps, attention and sampling; with `--json` the rows go to stderr as they finish."""
+    from training.bench import bench
+
+    return bench(options, lambda text: print(text, file=sys.stderr if options.json else sys.stdout, flush=True))
 
 
 def bench_render(options: argparse.Namespace) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from infra import cluster, tracking
 from infra.provenance import git_commit
 from infra.storage import Location
-from pipelines import graph, settings
+from pipelines import graph, projection, recipes, settings
 from pipelines.artifact import Record, Store
 from pipelines.commands import rendering
 from pipelines.context import Context
@@ -160,7 +160,7 @@ class PlannedStep:
 
 
 def plan_steps(options: argparse.Namespace) -> dict[str, Any]:
-    """The `plan` verb: decisions, and the last known duration of each step."""
+    """The `plan` verb: decisions, the last known duration of each step, and what training will cost."""
     context = Context.open(options.recipe, options.sets, options.label, options.store)
     decisions = decide_all(graph.build(context.recipe), context.label, context.store)
     planned = [
@@ -174,7 +174,11 @@ def plan_steps(options: argparse.Namespace) -> dict[str, Any]:
         known = [each.last_seconds for each in planned if each.action == "run" and each.last_seconds is not None]
         unknown = sum(each.action == "run" and each.last_seconds is None for each in planned)
         print(f"\nabout {sum(known):.0f} s by earlier builds" + (f", plus {unknown} steps never built in this store" if unknown else ""))
-    return {"recipe": context.recipe.name, "label": context.label, "steps": rows}
+    cost = projection.project(context.recipe)
+    if cost is not None and not options.json:
+        print("\ntraining, counted from the settings:")
+        print("\n".join(projection.lines(cost)))
+    return {"recipe": context.recipe.name, "label": context.label, "steps": rows, "projection": cost}
 
 
 def _last_seconds(store: Store, step: str) -> float | None:
@@ -187,7 +191,7 @@ def show_status(options: argparse.Namespace) -> dict[str, Any]:
     if options.recipe == rendering.STEP:
         return rendering.show_renderings(options, options.label)
     if options.step == rendering.STEP:
-        return rendering.show_renderings(options, options.label or settings.label_for(options.recipe, options.sets))
+        return rendering.show_renderings(options, options.label or settings.label_for(recipes.by_name(options.recipe).name, options.sets))
     context = Context.open(options.recipe, options.sets, options.label, options.store)
     rows = [_status_row(context, d) for d in decide_all(graph.build(context.recipe), context.label, context.store)]
     if not options.json:

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipelines.commands import prove_options
+from training import bench_options
+
 SELECTION = """Steps are named as in `mvforge plan`; groups are data (catalog to curate), train (train.* to
 register) and eval (generate to report).
 
@@ -46,12 +49,34 @@ Lights: white, syncdreamer, random, or hdri:FOLDER of .hdr and .exr maps; drawn 
 
 TOOL_SET = "any setting of catalog., fetch. or render., for example catalog.licences=cc0,cc-by; may be repeated"
 
+TRAIN_HELP = """Reads what a finished run left in the store (views, kept list, encoded arrays, earlier checkpoints; see `mvforge status`)
+and writes checkpoint/, history.jsonl, validation.jsonl, loss.png and pictures/ to --out. No Ray, no MLflow. An interrupted call
+goes on at its last checkpoint when it is given again.
+
+  mvforge train tiny unet1 --out /data/unet1                              in this process
+  torchrun --standalone --nproc-per-node 2 -m pipelines train tiny unet1 --out /data/unet1
+                                                                          two processes or GPUs, also to go on with the above
+  mvforge train tiny unet2 --init /data/unet1 --out /data/unet2           from that checkpoint instead of the store's
+  mvforge train tiny unet1 --out /data/long --set train.unet1.steps=2000  other settings
+  mvforge train small unet1 --try-run                                     what will it need? two updates on made-up data
+
+--try-run needs no store and leaves nothing behind. It prints weights, peak memory, seconds an update, objects/s, TFLOP/s and the
+projected time of the stage, as one of the processes that the recipe asks for, and refuses what does not fit into memory."""
+
 BENCH_HELP = """Each profile renders three views of each file in turns with Blender's own default settings; cost is processor time of
 one pinned core, quality is measured against pictures of 1024 samples, which are rendered once and kept in --cache (about a
 minute a view). Without files: the four that the goals are set for, from $MVFORGE_ASSETS.
 
 --dry-run N pushes N made-up objects through the same Ray Data graph without Blender and reports the cost of everything else.
 --memory N renders N small objects in one Blender process and reports what it holds."""
+
+TRAIN_BENCH_HELP = """Full-size shapes on a CUDA device, tiny ones on a CPU. The same as `python -m training.bench`, which needs neither an
+installed mvforge nor Ray, only a checkout with torch, diffusers and transformers."""
+
+INFER_HELP = """Writes images/NNN.png with alpha, mask/NNN.png, cameras.json and the cameras of --format as export-views does, given/ (what
+the model was shown) and sheet.png. Pictures are cut out by their alpha or by --mask, which is never guessed; then the object is
+centred on a square, its longest side three quarters of it. --preprocess none takes square pictures as they are, such as renders.
+Azimuth 0 of the views is where the first picture was taken from."""
 
 MESH_HELP = """accuracy is generated -> reference, completeness the other way, chamfer their mean (not squared); coordinates
 are taken as the files give them unless --normalize says otherwise: a Y-up GLB and a Z-up PLY share no frame."""
@@ -124,8 +149,39 @@ def add_step_verbs(verbs: Any) -> None:
     status.add_argument("step", nargs="?", choices=("render",), help="show this step in detail")
 
 
+def add_train_verb(verbs: Any) -> None:
+    """train."""
+    trainer = add_verb(
+        verbs,
+        "train",
+        later("train_tool", "train"),
+        "train one stage of a recipe without Ray, or try how much it needs",
+        "mvforge train tiny mvae --try-run",
+        TRAIN_HELP,
+    )
+    _recipe_arguments(trainer)
+    trainer.add_argument("stage", help="a stage of the recipe's method: mvae, unet1, unet2 or unet3 for mvdiffusionpp")
+    trainer.add_argument("--out", metavar="DIR", help="folder for the results, on this machine's disk")
+    trainer.add_argument("--init", metavar="DIR", help="results of the stage to start from, instead of the store's")
+    trainer.add_argument("--try-run", action="store_true", help="two updates at the real sizes on made-up data, nothing kept")
+
+
+def add_prove_verb(verbs: Any) -> None:
+    """prove."""
+    prover = add_verb(
+        verbs,
+        "prove",
+        later("prove_tool", "prove"),
+        "train small models and check, claim by claim, what they learn",
+        "mvforge prove all --out proofs",
+        prove_options.DETAILS,
+    )
+    prove_options.add_options(prover)
+    prover.set_defaults(status=lambda result: int(not result["holds"]))
+
+
 def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="smoke, tiny, small or paper_mvdiffusionpp")
+    parser.add_argument("recipe", help="smoke, tiny, small, paper_mvdiffusionpp, or package.module:function of your own")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="change one setting; may be repeated")
     parser.add_argument("--label", help="name of the results; default: the recipe's name, plus six hex digits when --set is used")
     parser.add_argument("--store", help="where results lie: a path or a URL (default $MVFORGE_STORE or ~/.mvforge/store)")
@@ -154,7 +210,7 @@ def add_head_verbs(verbs: Any) -> None:
 
 
 def add_tool_verbs(verbs: Any) -> None:
-    """render, bench, export-views, export-webdataset, reconstruct, score-views, score-mesh."""
+    """render, bench, export-views, export-webdataset, infer, reconstruct, score-views, score-mesh."""
     render = add_verb(
         verbs,
         "render",
@@ -177,15 +233,27 @@ def add_tool_verbs(verbs: Any) -> None:
     render.add_argument("--workers", type=int, default=2, help="Blender processes (default 2)")
     render.add_argument("--retry-failed", action="store_true", help="try files again that failed before, up to a limit of attempts")
     render.set_defaults(status=lambda result: 0 if result["failed"] <= result["completed"] else 1)
+    benches = verbs.add_parser("bench", help="measure what rendering or training costs").add_subparsers(
+        dest="what", metavar="WHAT", required=True
+    )
+    training = add_verb(
+        benches,
+        "train",
+        later("benches", "bench_train"),
+        "measure training steps, attention backends and sampling",
+        "mvforge bench train --out bench.json --budget 540",
+        TRAIN_BENCH_HELP,
+    )
+    bench_options.add_options(training)
+    training.set_defaults(status=lambda result: result["exit"])
     bench = add_verb(
-        verbs,
-        "bench",
+        benches,
+        "render",
         later("benches", "bench_render"),
         "measure what rendering costs and how good it is",
         "mvforge bench render --profiles throughput,quality",
         BENCH_HELP,
     )
-    bench.add_argument("what", choices=("render",), help="what to measure")
     bench.add_argument("files", nargs="*", type=Path, help=".glb or .gltf files; they stand before the options")
     bench.add_argument(
         "--profiles", default="throughput,quality", help="separated by commas; steps = the way to them (default throughput,quality)"
@@ -221,6 +289,7 @@ def add_tool_verbs(verbs: Any) -> None:
     shards.add_argument("--out", required=True, help="folder or URL for views-NNNNN.tar")
     shards.add_argument("--passes", default="", help="also these, separated by commas: depth, normal, albedo")
     shards.add_argument("--shard-mb", type=int, default=512, help="a shard ends at this size (default 512)")
+    _add_infer(verbs)
     rebuild = add_verb(
         verbs,
         "reconstruct",
@@ -253,6 +322,29 @@ def add_tool_verbs(verbs: Any) -> None:
     mesh.add_argument(
         "--normalize", choices=("unit-cube", "bbox-each"), help="bring both by the reference's box, or each by its own, to the unit cube"
     )
+
+
+def _add_infer(verbs: Any) -> None:
+    make = add_verb(
+        verbs,
+        "infer",
+        later("infer_tool", "infer"),
+        "make views with cameras of the object on your own pictures",
+        "mvforge infer --model model --image photo.png --mask mask.png --out views",
+        INFER_HELP,
+    )
+    make.add_argument("--model", required=True, help="a generator folder, or models:/NAME/VERSION or models:/NAME@ALIAS")
+    make.add_argument(
+        "--image", required=True, action="append", type=Path, help="a picture of the object; repeat for more, the first leads"
+    )
+    make.add_argument("--mask", action="append", default=[], type=Path, help="white on the object; one for each --image without alpha")
+    make.add_argument("--out", required=True, type=Path)
+    make.add_argument("--sampler", default="dpm++", choices=("ddpm", "ddim", "dpm++"), help="ddpm is the paper's (default dpm++)")
+    make.add_argument("--steps", type=int, help="sampling steps (default 75 for ddpm, 25 for the others)")
+    make.add_argument("--guidance", type=float, default=1.0, help="classifier-free guidance scale; 1 is off (default 1)")
+    make.add_argument("--seed", type=int, default=0, help="another seed, another guess at the sides that cannot be seen (default 0)")
+    make.add_argument("--preprocess", default="photo", choices=("photo", "none"), help="photo: centre and frame the object (default photo)")
+    make.add_argument("--format", default="nerfstudio", choices=EXPORT_FORMATS, help="convention of the cameras (default nerfstudio)")
 
 
 def _pair_arguments(parser: argparse.ArgumentParser) -> None:

@@ -39,6 +39,8 @@ def recipe() -> Recipe:
             validate_objects=64,
             checkpoint_every=1000,
             log_every=50,
+            sample_every=5000,
+            spike_factor=10.0,
         )
 
     train = {
@@ -59,6 +61,7 @@ def recipe() -> Recipe:
             validate_objects=64,
             checkpoint_every=1000,
             log_every=50,
+            sample_every=5000,
         ),
         "unet1": unet("unet1", 100_000, "cosine", 7e-5),
         "unet2": unet("unet2", 50_000, "cosine", 7e-5),
@@ -68,7 +71,8 @@ def recipe() -> Recipe:
     return Recipe(
         name="paper_mvdiffusionpp",
         method="mvdiffusionpp",
-        model=replace(paper(), vae_views=1),
+        # Section 5.4 follows latent diffusion, whose discriminator begins at step 50,001.
+        model=replace(paper(), vae_views=1, discriminator_start=50_001),
         train=train,
         catalog=CatalogConfig(source="objaverse", count=72_000, val_fraction=0.005, test_fraction=0.005),
         render=RenderConfig(resolution=512, profile="quality", num_conditions=10),

@@ -26,6 +26,7 @@ def recipe() -> Recipe:
             validate_every=500,
             validate_objects=16,
             checkpoint_every=500,
+            sample_every=1000,
         )
 
     train = {

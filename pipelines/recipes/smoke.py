@@ -21,6 +21,7 @@ def recipe() -> Recipe:
             validate_objects=2,
             checkpoint_every=2,
             log_every=1,
+            sample_every=0,
         )
         for name, stage in base.train.items()
     }

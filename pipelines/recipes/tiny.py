@@ -30,6 +30,8 @@ def recipe() -> Recipe:
             validate_every=120,
             validate_objects=4,
             checkpoint_every=120,
+            sample_every=240,
+            sample_objects=2,
         ),
         "unet1": _unet("unet1", steps=150, lr=1e-3),
         "unet2": _unet("unet2", steps=80, lr=1e-3),
@@ -64,4 +66,6 @@ def _unet(stage: str, steps: int, lr: float) -> TrainConfig:
         validate_every=40,
         validate_objects=4,
         checkpoint_every=40,
+        sample_every=steps,
+        sample_objects=2,
     )

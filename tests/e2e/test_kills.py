@@ -61,7 +61,7 @@ def test_killed_while_training(chain: Chain):
     state = chain.store / "train.unet2" / label
 
     def has_checkpoint() -> bool:
-        return any("checkpoint_" in path.name for path in state.rglob("checkpoint_*"))
+        return any(state.rglob("step-*/manifest.json"))
 
     kill_when(chain, has_checkpoint, "run", "smoke", *longer)
     building = json.loads((state / "building.json").read_text())["build_id"]

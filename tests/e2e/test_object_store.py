@@ -9,6 +9,7 @@ from moto.server import ThreadedMotoServer
 
 from infra.storage import Location
 from tests.e2e.conftest import Chain
+from training.checkpoint import SharedCheckpoints
 
 pytestmark = [pytest.mark.ray, pytest.mark.blender, pytest.mark.slow]
 
@@ -43,6 +44,19 @@ def test_keys_in_a_url_are_not_shown():
     place = Location("s3://key:secret@forge/store?endpoint_override=localhost:1&scheme=http") / "report.html"
     assert place.shown == "s3://***@forge/store/report.html?endpoint_override=localhost:1&scheme=http"
     assert Location("/data/a@b").shown == "/data/a@b"
+
+
+def test_training_checkpoints_on_s3(bucket):
+    place = Location(bucket) / "checkpoints"
+    checkpoints = SharedCheckpoints(place, keep=2)
+    for step in (6, 12, 18):
+        checkpoints.save(step, lambda folder, step=step: (folder / "share.bin").write_bytes(bytes([step]) * 500), {"step": step}, None)
+        checkpoints.close()
+    names = [entry.name for entry in place.children()]
+    assert [name.split("-")[1] for name in names] == ["00000012", "00000018"]
+    (place / names[-1] / "share.bin").write_bytes(bytes([18]) * 499 + b"x")
+    with SharedCheckpoints(place).latest() as saved:
+        assert saved.state == {"step": 12} and (saved.folder / "share.bin").read_bytes() == bytes([12]) * 500
 
 
 def test_the_data_steps_on_s3(bucket, tmp_path: Path, ray_cluster):

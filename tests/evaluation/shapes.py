@@ -5,7 +5,7 @@ import trimesh
 from trimesh.ray.ray_pyembree import RayMeshIntersector
 
 from rendering.cameras import Camera, orbit
-from rendering.views import CONDITION, TARGET, Mesh, ViewSet
+from rendering.view_set import CONDITION, TARGET, Mesh, ViewSet
 
 AZIMUTHS_DEG = np.tile(np.arange(8) * 45.0, 4)
 ELEVATIONS_DEG = np.repeat([-30.0, 0.0, 30.0, 60.0], 8)

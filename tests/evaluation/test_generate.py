@@ -19,7 +19,8 @@ from infra.errors import UserError
 from infra.job import Job, Resources
 from infra.seeds import seed_for
 from infra.storage import Location
-from rendering.views import CONDITION, TARGET, ViewSet, ViewStore
+from rendering.view_set import CONDITION, TARGET, ViewSet
+from rendering.views import ViewStore
 from tests.evaluation.traced import chair, imagined, rendered, store
 from training.methods import METHODS, load_generator
 from training.methods.mvdiffusionpp_config import smoke

@@ -14,7 +14,7 @@ from evaluation.metrics.geometry import (
     surface_samples,
     volume_iou,
 )
-from rendering.views import Mesh
+from rendering.view_set import Mesh
 from tests.evaluation.shapes import plain
 
 FAST = GeometrySettings(points=8_000, volume_resolution=32)

@@ -10,7 +10,7 @@ from evaluation.hull import Grid, HullFailure, HullSettings, carve, silhouette_d
 from evaluation.metrics.consistency import silhouette_iou
 from evaluation.metrics.geometry import GeometrySettings, compare_surfaces, occupancy, surface_samples
 from rendering.cameras import Camera, orbit
-from rendering.views import Mesh
+from rendering.view_set import Mesh
 from tests.evaluation.shapes import colored_box, photograph, plain, rig
 
 SETTINGS = GeometrySettings(points=5_000, volume_resolution=40)

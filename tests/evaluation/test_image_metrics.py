@@ -7,7 +7,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from evaluation.metrics.image import PSNR_CAP_DB, compare_images, mask_iou, mask_of, psnr, ssim
-from rendering.views import on_white
+from rendering.view_set import on_white
 
 
 def noise(seed: int, *shape: int) -> np.ndarray:

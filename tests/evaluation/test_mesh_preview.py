@@ -11,7 +11,7 @@ from evaluation.mesh_io import glb_bytes
 from evaluation.mesh_preview import BACKGROUND, ELEVATION_DEG, cast, load_glb, preview
 from evaluation.turntable import ring, turntable
 from rendering.cameras import orbit
-from rendering.views import Mesh
+from rendering.view_set import Mesh
 from tests.evaluation.traced import chair, imagined, rendered
 
 SIZE = 96

@@ -22,7 +22,8 @@ from infra.errors import UserError
 from infra.job import Job, Resources
 from infra.storage import Location
 from rendering.cameras import OPENGL_FROM_OPENCV
-from rendering.views import Mesh, to_table, write_shards
+from rendering.view_set import Mesh
+from rendering.views import to_table, write_shards
 from tests.evaluation.shapes import colored_box, generated, plain, rendered
 
 CONFIG = ReconstructConfig(resolution=24)

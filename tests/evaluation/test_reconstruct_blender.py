@@ -10,7 +10,7 @@ from evaluation.metrics.image import compare_images
 from rendering.blender import BlenderWorker, Rendered, RenderRequest
 from rendering.rigs import RigConfig, mvdiffusionpp
 from rendering.sources.procedural import list_objects, make_glb
-from rendering.views import TARGET, ViewSet
+from rendering.view_set import TARGET, ViewSet
 
 pytestmark = pytest.mark.blender
 

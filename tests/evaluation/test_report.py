@@ -20,7 +20,7 @@ from evaluation.strips import tile
 from infra.errors import UserError
 from infra.job import Job, Summary
 from infra.storage import Location
-from rendering.views import ViewSet
+from rendering.view_set import ViewSet
 from tests.evaluation.traced import chair, imagined, ledger, rendered, store
 
 EVIL = "</td><script>alert('x')</script><img src=http://example.org/a.png>"

@@ -262,7 +262,7 @@ def test_a_broken_mesh_file_is_a_reason(world, tmp_path):
 def test_a_mirrored_mesh_or_a_wrong_turn_would_show(world, tmp_path):
     """The figures of the perfect object depend on the frame: a mesh turned by 90 degrees scores worse."""
     from evaluation.mesh_io import glb_bytes, load_mesh, world_from_gltf
-    from rendering.views import Mesh
+    from rendering.view_set import Mesh
 
     mesh = world_from_gltf(load_mesh((world["meshes"] / "perfect.glb").local_path()))
     quarter = trimesh.transformations.rotation_matrix(np.pi / 2, (0, 0, 1))[:3, :3]

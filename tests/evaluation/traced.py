@@ -11,7 +11,8 @@ from infra.seeds import rng_for
 from infra.storage import Location
 from rendering.cameras import Camera
 from rendering.rigs import RigConfig, mvdiffusionpp
-from rendering.views import TARGET, Mesh, ViewSet, to_table, write_shards
+from rendering.view_set import TARGET, Mesh, ViewSet
+from rendering.views import to_table, write_shards
 
 
 def chair(width: float = 0.5) -> trimesh.Trimesh:

@@ -73,7 +73,22 @@ def test_json_is_alone_on_stdout(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "verb", ["run", "plan", "status", "demo", "submit", "up", "down", "render", "export-views", "reconstruct", "score-views", "score-mesh"]
+    "verb",
+    [
+        "run",
+        "plan",
+        "status",
+        "demo",
+        "submit",
+        "up",
+        "down",
+        "render",
+        "export-views",
+        "infer",
+        "reconstruct",
+        "score-views",
+        "score-mesh",
+    ],
 )
 def test_every_verb_explains_itself_with_an_example(verb, capsys):
     with pytest.raises(SystemExit) as ended:

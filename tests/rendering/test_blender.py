@@ -21,7 +21,7 @@ from rendering.blender import BlenderLimits, BlenderWorker, Rendered, RenderFail
 from rendering.cameras import orbit
 from rendering.lights import lights_for
 from rendering.rigs import RigViews
-from rendering.views import TARGET, ViewSet
+from rendering.view_set import TARGET, ViewSet
 from tests.rendering import glbs
 
 pytestmark = pytest.mark.blender

@@ -12,7 +12,7 @@ from scipy.spatial import ConvexHull
 from rendering.blender import BlenderLimits, BlenderWorker, Rendered, RenderRequest
 from rendering.cameras import Camera
 from rendering.rigs import RIGS, RigConfig, RigViews, rig_named
-from rendering.views import ViewSet
+from rendering.view_set import ViewSet
 from tests.rendering import glbs
 
 pytestmark = pytest.mark.blender

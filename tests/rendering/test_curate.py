@@ -20,7 +20,8 @@ from rendering.curate import CurateConfig, run
 from rendering.duplicates import alike_pairs
 from rendering.fingerprint import fingerprint, likeness, ring_views
 from rendering.rigs import RIGS, RigConfig
-from rendering.views import ViewSet, to_table, write_shards
+from rendering.view_set import ViewSet
+from rendering.views import to_table, write_shards
 
 SIZE = 32
 

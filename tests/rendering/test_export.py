@@ -19,7 +19,8 @@ from rendering.colmap_text import cameras_from_colmap
 from rendering.conversions import BlenderLens, PyTorch3D, from_blender, from_nerfstudio, from_pytorch3d
 from rendering.export import LAYOUTS, export_views, transforms
 from rendering.rigs import RIGS, RigConfig
-from rendering.views import ViewSet, ViewStore, to_table, write_shards
+from rendering.view_set import ViewSet
+from rendering.views import ViewStore, to_table, write_shards
 from tests.rendering import glbs
 
 

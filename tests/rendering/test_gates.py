@@ -14,7 +14,7 @@ from rendering.blender import BlenderLimits, BlenderWorker, Rendered, RenderRequ
 from rendering.cameras import Camera, orbit
 from rendering.gates import GateConfig, faults, measure
 from rendering.rigs import RIGS, RigConfig
-from rendering.views import TARGET, ViewSet
+from rendering.view_set import TARGET, ViewSet
 from tests.rendering import glbs
 
 CONFIG = GateConfig()

@@ -22,7 +22,7 @@ from rendering.cameras import orbit
 from rendering.preflight import inspect
 from rendering.rigs import RigViews
 from rendering.sources.base import FetchError
-from rendering.views import TARGET
+from rendering.view_set import TARGET
 from tests.rendering import glbs, mutants
 from tests.rendering.broken_glb import TRIANGLE, triangle_at
 from tests.rendering.test_preflight_fuzz import SMALL, seeds

@@ -17,7 +17,7 @@ from rendering.cameras import Camera, orbit
 from rendering.lights import WHITE, check_map, light_identity, lights_for, pinned_light, uniform
 from rendering.render_config import RenderConfig
 from rendering.rigs import RigViews
-from rendering.views import TARGET, ViewSet
+from rendering.view_set import TARGET, ViewSet
 from tests.rendering import glbs, hdri
 
 MATTE = glbs.each_material(KHR_materials_specular={"specularFactor": 0.0})

@@ -12,9 +12,9 @@ from PIL import Image
 from rendering.blender import BlenderLimits, BlenderWorker, Rendered, RenderFailure, RenderRequest
 from rendering.cameras import Camera, orbit
 from rendering.lights import lights_for
-from rendering.profiles import PASSES, PROFILES, Sampling
+from rendering.profiles import PROFILES, Sampling
 from rendering.rigs import RigViews
-from rendering.views import TARGET, ViewSet
+from rendering.view_set import PASSES, TARGET, ViewSet
 from tests.rendering import glbs
 
 pytestmark = pytest.mark.blender

@@ -25,7 +25,7 @@ from rendering.sources.shapes.families import FAMILIES
 from rendering.sources.shapes.glb import crease_normals, write_glb
 from rendering.sources.shapes.paint import FACES, WIDTH_PX, Paint
 from rendering.sources.shapes.parts import Part, ball, box, lathe, rod, slab, tube, wedge
-from rendering.views import on_white
+from rendering.view_set import on_white
 
 ROOT = Path(__file__).resolve().parents[2]
 GREY = Paint((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))

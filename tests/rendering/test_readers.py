@@ -19,7 +19,8 @@ from PIL import Image
 from infra.errors import UserError
 from infra.storage import Location
 from rendering.export_webdataset import export_webdataset, key_of
-from rendering.views import ViewSet, ViewStore, to_table, write_shards
+from rendering.view_set import ViewSet
+from rendering.views import ViewStore, to_table, write_shards
 from tests.rendering.test_views import assert_same, random_views, with_passes
 
 UIDS = ["a.b", "chair", "sofa/2", "table"]

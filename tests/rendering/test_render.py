@@ -25,7 +25,8 @@ from rendering.pieces import list_pieces, read_outcome
 from rendering.render import RenderConfig, blocks, piece_of, run
 from rendering.render_actor import RenderActor, RenderTask
 from rendering.render_status import render_status
-from rendering.views import CONDITION, ViewStore
+from rendering.view_set import CONDITION
+from rendering.views import ViewStore
 from tests.rendering import glbs
 
 pytestmark = [pytest.mark.ray, pytest.mark.blender]

@@ -7,7 +7,7 @@ from infra.errors import UserError
 from rendering.cameras import orbit
 from rendering.render_config import RenderConfig
 from rendering.rigs import RIGS, RigConfig, check_containment, rig_identity, rig_named
-from rendering.views import CONDITION, TARGET
+from rendering.view_set import CONDITION, TARGET
 
 
 def test_mvdiffusionpp_has_32_targets_elevation_major_at_distance_one_and_a_half():

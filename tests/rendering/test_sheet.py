@@ -5,7 +5,7 @@ import pytest
 
 from rendering.rigs import RIGS, RigConfig
 from rendering.sheet import contact_sheet, view_grid
-from rendering.views import ViewSet
+from rendering.view_set import ViewSet
 
 
 def flat_views(num_conditions: int = 2) -> ViewSet:

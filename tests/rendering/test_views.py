@@ -12,20 +12,10 @@ from PIL import Image
 from infra.errors import UserError
 from infra.seeds import rng_for
 from infra.storage import Location
+from rendering.codecs import decode_image, encode_image
 from rendering.rigs import RIGS, RigConfig
-from rendering.views import (
-    CONDITION,
-    TARGET,
-    Mesh,
-    ViewSet,
-    ViewStore,
-    decode_image,
-    encode_image,
-    from_row,
-    on_white,
-    to_table,
-    write_shards,
-)
+from rendering.view_set import CONDITION, TARGET, Mesh, ViewSet, on_white
+from rendering.views import ViewStore, from_row, to_table, write_shards
 
 
 def random_views(uid: str, size: int = 8, mesh: Mesh | None = None) -> ViewSet:

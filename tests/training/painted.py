@@ -1,9 +1,12 @@
 """Painted views: objects for training tests that need no renderer. A ball with coloured sectors, seen from any side."""
 
 import numpy as np
+import pyarrow as pa
 
+from infra.storage import Location
 from rendering.cameras import orbit
-from rendering.views import CONDITION, TARGET, ViewSet
+from rendering.view_set import CONDITION, TARGET, ViewSet
+from rendering.views import to_table, write_shards
 
 ELEVATIONS_DEG = (-30.0, 0.0, 30.0, 60.0)
 
@@ -34,3 +37,12 @@ def painted_views(uid: str, size: int = 32, num_conditions: int = 4, seed: int =
         rig="mvdiffusionpp",
         origin="painted",
     )
+
+
+def write_painted(folder: Location, train: int, val: int, size: int = 32) -> tuple[Location, Location]:
+    """A view store and a kept list of painted objects `object0`, `object1`, ...; returns (views, kept)."""
+    uids = [f"object{i}" for i in range(train + val)]
+    write_shards([to_table(painted_views(uid, size)) for uid in uids], folder / "views")
+    rows = [{"uid": uid, "split": "train" if n < train else "val"} for n, uid in enumerate(uids)]
+    (folder / "kept" / "kept.parquet").write_table(pa.Table.from_pylist(rows))
+    return folder / "views", folder / "kept"

@@ -4,7 +4,8 @@ import pytest
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
-from training.nn.attention import JointViewAttention, attend, reference_attention
+from training.nn.attention import attend, reference_attention
+from training.nn.view_attention import JointViewAttention, view_groups
 
 
 def _attention(cross_dim: int | None = None) -> Attention:
@@ -69,3 +70,12 @@ def test_cross_attention_stays_per_view_and_skips_padded_tokens() -> None:
     got = layer(tokens, words, attention_mask=bias, num_views=2)
     layer.set_processor(AttnProcessor2_0())
     torch.testing.assert_close(got, layer(tokens, words[:, :2]), atol=1e-6, rtol=1e-5)
+
+
+def test_the_compiler_takes_it_in_one_piece() -> None:
+    """Choosing a backend must not cut the compiled graph: 32 layers would become 32 graphs."""
+    layer, tokens = _attention(), torch.randn(6, 4, 16)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    for flags in ([[False] * 3] * 2, [[False] * 2, [False] * 4]):
+        groups = view_groups("global", flags, tokens.device)
+        torch.testing.assert_close(compiled(tokens, groups=groups), layer(tokens, groups=groups))

@@ -1,6 +1,6 @@
 """What every method must do, whatever it is: a loop over METHODS, nobody skipped."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 
 from infra.errors import UserError
 from infra.seeds import rng_for
-from rendering.views import CONDITION, TARGET
+from rendering.view_set import CONDITION, TARGET
 from tests.training.painted import painted_views
 from training.methods import METHODS, load_generator
 from training.methods.base import Method, Trainable, TrainObject
@@ -136,6 +136,62 @@ def test_save_and_load_give_the_same_figures(trained: Trained) -> None:
             figures.append(trainable.validate(module, trained.objects[stage], seed=0))
             assert before["loss"] != figures[-1]["loss"]
         assert figures[0] == figures[1] and np.isfinite(list(figures[0].values())).all()
+
+
+def test_a_counted_cost_is_of_the_batch(trained: Trained) -> None:
+    """Optional: `cost`. Twice the objects cost twice as much, and asking changes nothing."""
+    for stage in _stages(trained):
+        trainable = trained.trainable(stage)
+        if not hasattr(trainable, "cost"):
+            continue
+        examples = [trainable.example(obj, rng_for(0, obj.views.uid)) for obj in trained.objects[stage][:1]]
+        once, twice = (trainable.cost(trainable.collate(examples * times)) for times in (1, 2))
+        assert set(once) == {"flops", "tokens"} and all(isinstance(value, float) for value in once.values())
+        assert twice == {name: pytest.approx(2 * value) for name, value in once.items()} and min(once.values()) > 0
+
+
+def test_a_preview_is_repeatable_and_leaves_the_weights_alone(trained: Trained) -> None:
+    """Optional: `preview`. Figures are finite, pictures are uint8 RGB, the module is as it was."""
+    for stage in _stages(trained):
+        trainable = trained.trainable(stage)
+        if not hasattr(trainable, "preview"):
+            continue
+        torch.manual_seed(0)
+        module = trainable.build().eval()
+        before = {name: value.clone() for name, value in module.state_dict().items()}
+        with torch.no_grad():
+            first, again = (trainable.preview(module, trained.objects[stage][:1], seed=1) for _ in range(2))
+        assert not module.training and all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+        assert first.figures == again.figures and np.isfinite(list(first.figures.values())).all()
+        assert first.pictures and set(first.pictures) == set(again.pictures)
+        for name, picture in first.pictures.items():
+            assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+            assert np.array_equal(picture, again.pictures[name])
+
+
+def test_made_up_arrays_have_the_encoders_form(trained: Trained) -> None:
+    """Optional: `synthetic`. Names, shapes and dtypes are those of `encode`, and a batch of them can be trained on."""
+    for stage in trained.method.stages:
+        trainable = trained.trainable(stage.name)
+        if stage.encodes_with is None or not hasattr(trainable, "synthetic"):
+            continue
+        real = trained.objects[stage.name][0]
+        made = trainable.synthetic(real.views, np.random.default_rng(0))
+        assert real.arrays is not None
+        assert {name: (a.shape, a.dtype) for name, a in made.items()} == {name: (a.shape, a.dtype) for name, a in real.arrays.items()}
+        trainable.collate([trainable.example(TrainObject(real.views, made), np.random.default_rng(0))])
+
+
+def test_what_reads_no_pictures_works_without_them(trained: Trained) -> None:
+    """`Stage.pictures` False: `example` gives the same for views whose pictures were left out."""
+    for stage in trained.method.stages:
+        if stage.pictures:
+            continue
+        trainable, obj = trained.trainable(stage.name), trained.objects[stage.name][0]
+        bare = TrainObject(replace(obj.views, rgba=obj.views.rgba[:, :0, :0]), obj.arrays)
+        batches = [trainable.collate([trainable.example(each, np.random.default_rng(0))]) for each in (obj, bare)]
+        for name, value in batches[0].items():
+            assert torch.equal(value, batches[1][name]) if isinstance(value, torch.Tensor) else value == batches[1][name], name
 
 
 def test_generated_views_follow_the_seed_and_leave_the_conditions_alone(trained: Trained) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from infra.errors import UserError
-from rendering.views import CONDITION, ViewSet
+from infra.seeds import rng_for
+from rendering.view_set import CONDITION, ViewSet
 from tests.training.painted import painted_views
 from training.methods import METHODS, load_generator
 from training.methods.base import TrainObject
@@ -57,7 +58,13 @@ def test_config_survives_json(make: Any) -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    wrong = ({"keep_sampling": "all"}, {"placeholder_mask": "half"}, {"keep_views": 33}, {"resolution": 33}, {"discriminator_start": 1})
+    wrong = (
+        {"keep_sampling": "all"},
+        {"placeholder_mask": "half"},
+        {"keep_views": 33},
+        {"resolution": 33},
+        {"discriminator_norm": "layer"},
+    )
     for changes in wrong:
         with pytest.raises(UserError):
             replace(CONFIG, **changes)
@@ -84,22 +91,61 @@ def test_a_reference_off_the_grid_and_a_foreign_rig_are_refused() -> None:
         choose_views(views.select(range(32)), CONFIG, 1, np.random.default_rng(0))
 
 
-def test_view_dropout_keeps_eight_uniformly_and_anew_each_time() -> None:
-    rng = np.random.default_rng(0)
-    draws = np.stack([keep_targets(CONFIG, rng) for _ in range(4000)])
-    assert draws.shape == (4000, 8) and (np.diff(draws, axis=1) > 0).all()
-    counts = np.bincount(draws.reshape(-1), minlength=32)
-    # Binomial(4000, 1/4): mean 1000, standard deviation 27.4; five of them either way.
-    assert np.abs(counts - 1000).max() < 137
+def _even(counts: np.ndarray, draws: int, share: float) -> float:
+    """Chi-square of `len(counts)` values of which `share` is drawn without replacement, `draws` times: len(counts) - 1 degrees."""
+    size = len(counts)
+    return float(((counts - draws * share) ** 2).sum() / (draws * share * (1 - share)) * (size - 1) / size)
 
 
-def test_stratified_and_ring_sampling() -> None:
+def test_view_dropout_keeps_eight_of_all_targets_evenly() -> None:
+    """Limits are chi-square's 0.1 % points; the seed is fixed."""
     rng = np.random.default_rng(0)
-    for _ in range(50):
-        stratified = keep_targets(replace(CONFIG, keep_sampling="stratified"), rng)
-        assert np.bincount(stratified // 8, minlength=4).tolist() == [2, 2, 2, 2]
-        ring = keep_targets(replace(CONFIG, keep_sampling="ring"), rng)
-        assert len(set(ring // 8)) == 1 and len(ring) == 8
+    draws = {
+        kind: np.stack([keep_targets(replace(CONFIG, keep_sampling=kind), rng) for _ in range(2000)])
+        for kind in ("uniform", "stratified", "ring")
+    }
+    for kept in draws.values():
+        assert kept.shape == (2000, 8) and (np.diff(kept, axis=1) > 0).all()
+    counts = {kind: np.bincount(kept.reshape(-1), minlength=32) for kind, kept in draws.items()}
+    assert _even(counts["uniform"], 2000, 8 / 32) < 61.1  # 31 degrees of freedom
+    assert (np.sort(draws["stratified"] // 8, axis=1) == np.repeat(np.arange(4), 2)).all()  # two of each elevation
+    assert sum(_even(ring, 2000, 2 / 8) for ring in counts["stratified"].reshape(4, 8)) < 56.9  # 4 x 7
+    assert (np.ptp(draws["ring"] // 8, axis=1) == 0).all()  # all of one elevation
+    assert _even(counts["ring"].reshape(4, 8)[:, 0], 2000, 1 / 4) < 16.3  # 3
+
+
+def test_each_object_and_step_drops_its_own_views() -> None:
+    """The overlap of two independent draws of 8 of 32 is hypergeometric: mean 2, variance 1.161."""
+    training = _training()
+    one, other = _object("a"), _object("b")
+
+    def kept(obj: TrainObject, index: int) -> set[int]:
+        example = training.example(obj, rng_for(0, "unet2", "example", index, obj.views.uid))  # as the loop draws
+        return set(example["slots"][1:].tolist())
+
+    steps = [(kept(one, 2 * n), kept(other, 2 * n + 1)) for n in range(300)]
+    pairs = {"objects of a step": steps, "steps of an object": [(a[0], b[0]) for a, b in zip(steps, steps[1:], strict=False)]}
+    for what, drawn in pairs.items():
+        assert abs(np.mean([len(a & b) for a, b in drawn]) - 2) < 5 * (1.161 / len(drawn)) ** 0.5, what
+    assert kept(one, 0) == steps[0][0]
+
+
+def test_dropped_views_leave_no_tensor_behind() -> None:
+    """Everything that enters the network has rows for the conditions and the 8 kept views, nowhere for 32."""
+    training = _training("unet3", sparse_share=1.0)
+    examples = [training._example(_object(uid), np.random.default_rng(0), 2, 500, dropped=False) for uid in "ab"]
+    batch = training.collate(examples)
+    assert {name: batch[name].shape[1] for name in ("latents", "noise", "condition_latents", "slots", "is_condition")} == dict.fromkeys(
+        ("latents", "noise", "condition_latents", "slots", "is_condition"), 10
+    )
+    rows: set[int] = set()
+    module = training.build()
+    for part in module.modules():
+        if isinstance(part, torch.nn.Conv2d | torch.nn.GroupNorm):
+            part.register_forward_pre_hook(lambda part, inputs: rows.add(len(inputs[0])))
+    with torch.no_grad():
+        training.loss(module, batch, torch.Generator(), 0)
+    assert rows == {2 * 10}
 
 
 def test_an_example_holds_the_right_latents_in_the_right_slots() -> None:
@@ -247,12 +293,14 @@ def folder(encoder: ViewEncoder, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_generator_folder_has_diffusers_layout(folder: Path) -> None:
-    assert {p.name for p in folder.iterdir()} >= {"vae", "unet", "image_encoder", "scheduler", "model_index.json", "mvforge.json"}
+    parts = {"vae", "unet", "view_embedding", "image_encoder", "scheduler"}
+    assert {p.name for p in folder.iterdir()} == parts | {"model_index.json", "mvforge.json", "pipeline.py"}
     assert not [p for p in folder.rglob("*") if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
-    settings = json.loads((folder / "mvforge.json").read_text())
-    assert (settings["method"], settings["prediction"], settings["stage"]) == ("mvdiffusionpp", "v", "unet2")
-    assert Config.from_dict(settings["config"]) == CONFIG
+    assert json.loads((folder / "mvforge.json").read_text()) == {"format": 2, "method": "mvdiffusionpp", "stage": "unet2"}
+    index = json.loads((folder / "model_index.json").read_text())
+    assert Config.from_dict(index["model"]) == CONFIG and parts <= set(index)
     assert json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["prediction_type"] == "v_prediction"
+    assert json.loads((folder / "vae" / "config.json").read_text())["scaling_factor"] == 1.0
 
 
 def test_generated_views_lie_in_the_canonical_frame(folder: Path) -> None:

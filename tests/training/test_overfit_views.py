@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rendering.views import CONDITION
+from rendering.view_set import CONDITION
 from tests.training.painted import painted_views
 from training.batch import signed_rgba
 from training.methods import METHODS, load_generator

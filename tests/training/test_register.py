@@ -13,7 +13,8 @@ from infra import tracking
 from infra.errors import UserError
 from infra.job import Job
 from infra.storage import Location
-from rendering.views import CONDITION, decode_image, encode_image
+from rendering.codecs import decode_image, encode_image
+from rendering.view_set import CONDITION
 from tests.training.test_loop import CONFIG
 from tests.training.toy import TOY, ToyConfig, view_set, write_objects
 from training import register

@@ -25,7 +25,7 @@ TINY = UnetConfig(
 def _module(seed: int = 0, **changes) -> MultiViewUNet:
     torch.manual_seed(seed)
     config = replace(TINY, **changes)
-    return MultiViewUNet(empty_unet(config, latent_size=8), 42, config.view_scale_rate, config.mask_polarity).eval()
+    return MultiViewUNet.configured(empty_unet(config, latent_size=8), config, 42).eval()
 
 
 def _inputs(objects: int = 2, conditions: int = 1, targets: int = 3) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from infra.errors import UserError
-from rendering.views import on_white
+from rendering.view_set import on_white
 from tests.training.painted import painted_views
 from training.batch import resized, signed_rgba, straight_rgba
 from training.methods.mvdiffusionpp_config import smoke

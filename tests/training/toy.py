@@ -15,8 +15,9 @@ from torch import nn
 
 from infra.storage import Location
 from rendering.cameras import Camera, orbit
-from rendering.views import CONDITION, TARGET, ViewSet, on_white, to_table, write_shards
-from training.methods.base import Stage, TrainObject
+from rendering.view_set import CONDITION, TARGET, ViewSet, on_white
+from rendering.views import to_table, write_shards
+from training.methods.base import Preview, Stage, TrainObject
 
 VIEWS, SIZE = 5, 8
 
@@ -27,7 +28,8 @@ class ToyConfig:
     poison: str = ""
     """uid whose examples become NaN and which cannot be encoded."""
     crash: str = ""
-    """Folder of accidents: a process that finds `kill-<step>` there dies by SIGKILL, with `fail-<step>` it raises."""
+    """Folder of accidents: a process that finds `kill-<step>` there dies by SIGKILL, with `fail-<step>` it raises; all
+    processes wait at a step while `hold-<step>` is there."""
 
 
 class ToyTrainable:
@@ -70,17 +72,30 @@ class ToyTrainable:
         means = torch.from_numpy(np.stack([mean_colours(obj.views) for obj in objects]))
         return {"loss": float((module(means[:, 0]) - means[:, 1]).square().mean())}
 
+    def cost(self, batch: dict) -> dict[str, float]:
+        return {"flops": 1e6 * len(batch["uid"]), "tokens": 2.0 * len(batch["uid"])}
+
+    def preview(self, module: nn.Module, objects: list[TrainObject], seed: int) -> Preview:
+        colours = module(torch.from_numpy(np.stack([mean_colours(obj.views)[0] for obj in objects]))).clamp(0, 1)
+        picture = np.broadcast_to((colours.numpy() * 255).astype(np.uint8)[None], (4, len(objects), 3))
+        return Preview({"psnr": float(colours.mean())}, {"samples": picture})
+
+    def synthetic(self, views: ViewSet, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return {"mean": rng.random((len(views), 3), np.float32)}
+
 
 def accident(folder: Path, step: int) -> None:
     """Note the step, then do what a file for this step asks for, once per file."""
     with open(folder / "steps.log", "a") as log:
         log.write(f"{step}\n")
+    while (folder / f"hold-{step}").exists():
+        time.sleep(0.1)
     for kind in ("kill", "fail"):
         try:
             (folder / f"{kind}-{step}").unlink()
         except FileNotFoundError:
             continue
-        time.sleep(2.0)  # a checkpoint counts from the moment the controller has heard of it
+        time.sleep(1.0)  # a checkpoint counts from the moment it is uploaded
         if kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         raise ValueError(f"asked to fail at step {step}")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rendering.views import ViewSet
+from rendering.view_set import ViewSet
 
 Arrays = dict[str, np.ndarray]
 
@@ -30,6 +30,8 @@ class Stage:
         reads: fields of the method's config that matter to this stage; empty means all. The others are put back to
             their defaults in the stage's identity, so that changing them does not train it again.
         encoding_reads: the same for encoding with this stage.
+        pictures: whether `example` looks at the views' pictures. A stage that trains on arrays alone says False and is given
+            views with empty `rgba` there, which saves decoding them; held-out objects always come with pictures.
         settings: constants of the stage that the method's own code reads (for example the prediction type).
     """
 
@@ -38,6 +40,7 @@ class Stage:
     encodes_with: str | None = None
     reads: tuple[str, ...] = ()
     encoding_reads: tuple[str, ...] = ()
+    pictures: bool = True
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -49,8 +52,31 @@ class TrainObject:
     arrays: Arrays | None = None
 
 
+@dataclass
+class Preview:
+    """What a person looks at while a stage trains.
+
+    Attributes:
+        figures: for example PSNR of the pictures shown.
+        pictures: uint8 `[H, W, 3]` (sRGB) by a name that may be a folder's, for example `samples`.
+    """
+
+    figures: dict[str, float]
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+
+
 class Trainable(Protocol):
-    """Something with weights and a loss. All randomness comes from the generators passed in."""
+    """Something with weights and a loss. All randomness comes from the generators passed in; `example` is called from
+    several threads at once.
+
+    Three methods more are optional, and what needs one is left out where it is absent:
+
+    - `cost(batch) -> dict[str, float]`: `flops` of the forward and backward pass over this micro-batch and its `tokens`, counted
+      on the host (TFLOP/s, MFU, tokens/s); called with the batch that `collate` made.
+    - `preview(module, objects, seed) -> Preview`: sample grids and figures of a few held-out objects, under no_grad.
+    - `synthetic(views, rng) -> Arrays`: random arrays of the names, shapes and dtypes that `encode` would make of these views
+      (`mvforge train --try-run`).
+    """
 
     def build(self) -> nn.Module:
         """Freshly initialised trainable module (everything with `requires_grad` is trained), before any `starts_from`."""
@@ -94,8 +120,33 @@ class Generator(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class StageBudget:
+    """What one stage costs per object, counted, not measured.
+
+    Attributes:
+        parameters: trained weights.
+        views: views of an object in a training example (a mean).
+        flops: operations of one object's forward and backward pass (a mean), nothing computed twice.
+        forward_flops: of its forward pass alone, which is computed twice when activations are recomputed.
+        encoding_flops: operations of encoding one object with this stage, for stages that others read through.
+        array_bytes: what that writes per object.
+    """
+
+    parameters: int
+    views: float
+    flops: float
+    forward_flops: float
+    encoding_flops: float = 0.0
+    array_bytes: int = 0
+
+
 class Method(Protocol):
-    """A published method: its stages, and how their checkpoints become one generator folder."""
+    """A published method: its stages, and how their checkpoints become one generator folder.
+
+    Two methods more are optional, and only `mvforge plan` asks for them: `budget(stage, config, conditions) -> StageBudget`, where
+    `conditions` is how many condition views an object has, and `sampling_flops(config, steps) -> float` of one object.
+    """
 
     name: str
     Config: type

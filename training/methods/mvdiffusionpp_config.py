@@ -5,7 +5,7 @@ from typing import Any
 
 from infra.errors import UserError
 from training.diffusion.schedule import ScheduleConfig
-from training.nn.config import ClipConfig, UnetConfig, VaeConfig
+from training.nn.config import ClipConfig, UnetConfig, VaeConfig, lpips_file_of, one_of, weights_field
 
 KEEP_SAMPLING = ("uniform", "stratified", "ring")
 
@@ -27,6 +27,8 @@ class Config:
         condition_drop: share of examples without condition, for classifier-free guidance; not in the paper [C].
         condition_loss_weight: weight of condition views in the loss against 1 for targets (§4.2 sums over all) [C].
         placeholder_mask: mask fed to the VAE with the white placeholder; §4.2's text says ones, its figure 3 zeros [C].
+        encode_logvar: the encode step keeps the posterior's log variance too, and every training example draws its clean
+            latents from the posterior instead of taking the mean; condition latents stay means, as when generating [C].
         latent_scale: factor on latents, 0.18215 as in SD [C]; None measures 1 / (root mean square) while the VAE trains.
         schedule: noise levels of all stages (§4.2).
         native_schedule_stage1: stage 1 keeps SD's scaled-linear betas, which its pretrained weights know [C].
@@ -34,11 +36,17 @@ class Config:
         vae_views: views per object in a VAE training example [C].
         reconstruction: l1 as in latent diffusion, or l2, which follows colours sooner in short training [C].
         foreground_weight: weight of a foreground pixel in that term against 1 for background; the weights average to 1 [C].
-        perceptual: gradient (multi-scale edges) or none; a substitute for the perceptual loss of §5.4 [C].
+        perceptual: lpips(PATH), the loss of §5.4 with weights from one file (`training/nn/lpips.py` says which); gradient
+            (multi-scale edges), its substitute without weights; or none [C].
         perceptual_weight, mask_weight: weights beside the reconstruction term; mask is BCE with logits (§5.4) [C].
         kl_weight: as in latent diffusion, relative to a loss summed over RGB values.
-        discriminator_start: VAE step from which a patch discriminator would act (latent diffusion: 50001); None is never,
-            the only value this version trains with.
+        discriminator_start: VAE step from which a patch discriminator acts, 50001 in latent diffusion, which §5.4 follows;
+            None is never [C].
+        discriminator_weight: size of its gradient at the decoded picture, relative to that of the other RGB terms (latent
+            diffusion: 0.5, measured at the decoder's last weights).
+        discriminator_width, discriminator_layers: 64 and 3 judge patches of 70 x 70 pixels, as in latent diffusion.
+        discriminator_norm: batch (latent diffusion), group, which no batch size can upset [C], or none.
+        learnt_logvar: a learnt log variance divides the RGB terms, as in latent diffusion [C: off].
         validation_timesteps: fixed, evenly spread noise levels at which held-out loss is measured.
     """
 
@@ -59,6 +67,7 @@ class Config:
     condition_drop: float = 0.05
     condition_loss_weight: float = 1.0
     placeholder_mask: str = "ones"
+    encode_logvar: bool = False
     latent_scale: float | None = 0.18215
     schedule: ScheduleConfig = ScheduleConfig()
     native_schedule_stage1: bool = False
@@ -66,22 +75,31 @@ class Config:
     vae_views: int = 8
     reconstruction: str = "l1"
     foreground_weight: float = 1.0
-    perceptual: str = "gradient"
+    perceptual: str = weights_field("gradient", lpips_file_of)
     perceptual_weight: float = 1.0
     mask_weight: float = 1.0
     kl_weight: float = 1e-6
     discriminator_start: int | None = None
+    discriminator_weight: float = 0.5
+    discriminator_width: int = 64
+    discriminator_layers: int = 3
+    discriminator_norm: str = "group"
+    learnt_logvar: bool = False
     validation_timesteps: int = 8
 
     def __post_init__(self) -> None:
-        _one_of("keep_sampling", self.keep_sampling, KEEP_SAMPLING)
-        _one_of("placeholder_mask", self.placeholder_mask, ("ones", "zeros"))
-        _one_of("reconstruction", self.reconstruction, ("l1", "l2"))
-        _one_of("perceptual", self.perceptual, ("gradient", "none"))
-        _one_of("unet.mask_polarity", self.unet.mask_polarity, ("paper", "sd"))
-        _one_of("schedule.kind", self.schedule.kind, ("linear", "scaled_linear"))
-        if self.discriminator_start is not None:
-            raise UserError("discriminator_start is set, but this version trains the VAE without a discriminator", "leave it None")
+        one_of("keep_sampling", self.keep_sampling, KEEP_SAMPLING)
+        one_of("placeholder_mask", self.placeholder_mask, ("ones", "zeros"))
+        one_of("reconstruction", self.reconstruction, ("l1", "l2"))
+        if lpips_file_of(self.perceptual) is None:
+            one_of("perceptual", self.perceptual, ("gradient", "none", "lpips(PATH)"))
+        one_of("discriminator_norm", self.discriminator_norm, ("group", "batch", "none"))
+        if self.unet.cross_view == "caa":
+            raise UserError(
+                "unet.cross_view is 'caa', but views of an object have no correspondences before there is geometry",
+                "use global, ring or none; caa is for panoramas and for scenes with depth",
+            )
+        one_of("schedule.kind", self.schedule.kind, ("linear", "scaled_linear"))
         if self.resolution % self.vae.factor:
             raise UserError(f"resolution {self.resolution} is not a multiple of the VAE factor {self.vae.factor}", "change one of them")
         if self.keep_views > self.num_targets:
@@ -113,11 +131,6 @@ class Config:
     def from_dict(cls, values: dict[str, Any]) -> "Config":
         """The inverse of `to_dict`, also after a JSON round trip. Raises TypeError for unknown names."""
         return _build(cls, values)
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(f"{name} is '{value}'", f"use one of {', '.join(known)}")
 
 
 def _build(kind: Any, values: dict[str, Any]) -> Any:

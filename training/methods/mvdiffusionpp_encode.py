@@ -1,5 +1,6 @@
 """Views -> what the denoiser trains on: latents, image tokens, and the constant placeholder latent (MVDiffusion++ §4.2)."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from infra.errors import UserError
-from rendering.views import CONDITION, ViewSet
+from rendering.view_set import CONDITION, ViewSet
 from training.batch import signed_rgba
 from training.methods.base import Arrays
 from training.methods.mvdiffusionpp_config import Config
@@ -31,18 +32,29 @@ class ViewEncoder:
     @classmethod
     def from_checkpoint(cls, config: Config, checkpoint: Path, device: str) -> "ViewEncoder":
         """With the VAE of a `mvae` checkpoint and the image encoder the config names."""
-        return cls(config, open_vae(checkpoint), ImageTokens(image_encoder(config.clip)), device)
+        tower = image_encoder(config.clip)
+        width, wanted = tower.config.projection_dim, config.unet.cross_attention_dim
+        if width != wanted:
+            raise UserError(
+                f"the image encoder's tokens have width {width}, the denoiser reads {wanted}",
+                "set unet.cross_attention_dim to the encoder's width, or take another encoder",
+            )
+        return cls(config, open_vae(checkpoint), ImageTokens(tower, config.clip.tokens), device)
 
     def __call__(self, views: ViewSet) -> Arrays:
         """float16 arrays of one object.
 
-        `latents` `[V, C, h, w]`: scaled posterior means of all views, in order; `clip_tokens` `[K, D]`: one per condition
-        view, in order; `placeholder_latent` `[C, h, w]`: what generation views get in place of a condition.
+        `latents` `[V, C, h, w]`: scaled posterior means of all views, in order; `clip_tokens`: those of the
+        condition views, in order, `[K, D]` or with `clip.tokens = patch` `[K, T, D]`; `placeholder_latent` `[C, h, w]`: what
+        generation views get in place of a condition; with `encode_logvar` also `latent_logvar`, log variances of the posteriors
+        whose means are `latents`.
         """
         pictures = self.pictures(views.rgba)
         given = np.flatnonzero(np.asarray(views.roles) == CONDITION)
-        tokens = self.image_tokens(pictures[given]) if len(given) else torch.zeros(0, self.tokens.encoder.config.projection_dim)
+        tokens = self.image_tokens(pictures[given]) if len(given) else self.image_tokens(pictures[:1])[:0]
         arrays = {"latents": self.latents(pictures), "clip_tokens": tokens, "placeholder_latent": self.placeholder()}
+        if self.config.encode_logvar:
+            arrays["latent_logvar"] = self.log_variances(pictures)
         return {name: value.cpu().numpy().astype(np.float16) for name, value in arrays.items()}
 
     def pictures(self, rgba: np.ndarray) -> Tensor:
@@ -55,6 +67,13 @@ class ViewEncoder:
     @torch.no_grad()
     def latents(self, pictures: Tensor) -> Tensor:
         return torch.cat([self.vae.encode(part) for part in pictures.split(VIEWS_AT_ONCE)])
+
+    @torch.no_grad()
+    def log_variances(self, pictures: Tensor) -> Tensor:
+        """Of the scaled latents, same shape."""
+        autoencoder = self.vae.autoencoder
+        raw = [autoencoder.encode(part.to(autoencoder.dtype)).latent_dist.logvar.float() for part in pictures.split(VIEWS_AT_ONCE)]
+        return torch.cat(raw) + 2.0 * math.log(self.vae.latent_scale)
 
     def image_tokens(self, pictures: Tensor) -> Tensor:
         return torch.cat([self.tokens(part[:, :3]) for part in pictures.split(VIEWS_AT_ONCE)])

@@ -1,7 +1,9 @@
 """Stages `unet1`, `unet2`, `unet3` of MVDiffusion++: train the multi-view denoiser (§4.2, §4.3, §5.5)."""
 
 import json
+from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,21 +15,28 @@ from torch import Tensor, nn
 
 from infra.errors import UserError
 from infra.seeds import rng_for
-from training.batch import to_device
+from rendering.view_set import ViewSet
+from training.batch import signed_rgba, to_device
 from training.diffusion.objective import noised, target_of
 from training.diffusion.schedule import NoiseSchedule, ScheduleConfig
-from training.methods.base import Stage, TrainObject
+from training.flops import train_flops
+from training.methods.base import Arrays, Preview, Stage, TrainObject
 from training.methods.mvdiffusionpp_config import Config
+from training.methods.mvdiffusionpp_preview import Shown, preview_samples
+from training.methods.mvdiffusionpp_vae import open_vae
 from training.methods.mvdiffusionpp_views import choose_views, condition_views
 from training.nn.pretrained import load_inpainting_unet
 from training.nn.unet import MultiViewUNet, empty_unet
+
+TIMESTEP_BUCKETS = 4
 
 
 class UnetTraining:
     """Trainable of the three denoiser stages; they differ in `prediction` and in how many condition views they see."""
 
-    def __init__(self, config: Config, stage: Stage) -> None:
-        self.config = config
+    def __init__(self, config: Config, stage: Stage, vae_folder: Path | None = None) -> None:
+        """`vae_folder`: checkpoint of `mvae`, which only previews need."""
+        self.config, self.vae_folder = config, vae_folder
         self.stage = stage
         self.prediction: str = stage.settings["prediction"]
         self.sparse: bool = stage.settings["sparse"]
@@ -40,7 +49,7 @@ class UnetTraining:
             unet = load_inpainting_unet(config.unet.pretrained, config.unet.mask_polarity)
         else:
             unet = empty_unet(config.unet, config.vae.latent_channels, config.latent_size)
-        return MultiViewUNet(unet, config.num_slots, config.unet.view_scale_rate, config.unet.mask_polarity)
+        return MultiViewUNet.configured(unet, config.unet, config.num_slots)
 
     def load(self, module: nn.Module, folder: Path) -> None:
         load_unet(cast(MultiViewUNet, module), folder)
@@ -57,25 +66,34 @@ class UnetTraining:
         timestep = int(rng.integers(self.config.schedule.timesteps))
         if self.prediction == "v" and rng.random() < self.config.last_timestep_share:
             timestep = self.config.schedule.timesteps - 1
-        return self._example(obj, rng, count, timestep, dropped=rng.random() < self.config.condition_drop)
+        return self._example(obj, rng, count, timestep, dropped=rng.random() < self.config.condition_drop, resampled=True)
 
-    def _example(self, obj: TrainObject, rng: np.random.Generator, count: int, timestep: int, dropped: bool) -> dict[str, Any]:
+    def _example(
+        self, obj: TrainObject, rng: np.random.Generator, count: int, timestep: int, dropped: bool, resampled: bool = False
+    ) -> dict[str, Any]:
+        """`resampled`: clean latents are drawn from their posteriors, where `encode_logvar` kept them."""
         if obj.arrays is None:
             raise UserError(f"object {obj.views.uid} comes without latents", "run the encode step before the denoiser stages")
         available = condition_views(obj.views)
         chosen = choose_views(obj.views, self.config, count, rng)
         latents = obj.arrays["latents"]
         tokens = obj.arrays["clip_tokens"][np.searchsorted(available, chosen.conditions)].astype(np.float32)
+        tokens = tokens.reshape(-1, tokens.shape[-1])  # a condition view may have many
         placeholder = obj.arrays["placeholder_latent"].astype(np.float32)
         given = latents[chosen.conditions].astype(np.float32)
         wanted = latents[chosen.targets].astype(np.float32)
         blank = np.broadcast_to(placeholder, wanted.shape)
         clean = np.concatenate([given, wanted])
+        noise = rng.standard_normal(clean.shape, dtype=np.float32)
+        if resampled and "latent_logvar" in obj.arrays:
+            logvar = obj.arrays["latent_logvar"][np.concatenate([chosen.conditions, chosen.targets])].astype(np.float32)
+            clean = clean + np.exp(0.5 * logvar) * rng.standard_normal(clean.shape, dtype=np.float32)
         return {
             "uid": obj.views.uid,
             "timestep": timestep,
+            "conditions": len(chosen.conditions),
             "latents": clean,
-            "noise": rng.standard_normal(clean.shape, dtype=np.float32),
+            "noise": noise,
             "condition_latents": np.concatenate([np.broadcast_to(placeholder, given.shape) if dropped else given, blank]),
             "slots": np.concatenate([chosen.condition_slots, chosen.target_slots]),
             "image_tokens": np.zeros_like(tokens) if dropped else tokens,
@@ -87,17 +105,21 @@ class UnetTraining:
         Tensors: `latents`, `noise`, `condition_latents` `[B, V, C, h, w]`; `slots`, `is_condition` `[B, V]`; `timesteps`
         `[B]`; `image_tokens` `[B, K, D]`; `valid` `[B, V]` and `token_valid` `[B, K]`.
         """
-        counts = [len(e["image_tokens"]) for e in examples]
+        counts = [e["conditions"] for e in examples]
         most, kept = max(counts), len(examples[0]["slots"]) - counts[0]
+        per_condition = len(examples[0]["image_tokens"]) // counts[0]
+        rows = dict.fromkeys(("latents", "noise", "condition_latents", "slots"), 1) | {"image_tokens": per_condition}
         batch: dict[str, Any] = {
-            name: torch.from_numpy(np.stack([_padded(e[name], most - n) for e, n in zip(examples, counts, strict=True)]))
-            for name in ("latents", "noise", "condition_latents", "slots", "image_tokens")
+            name: torch.from_numpy(np.stack([_padded(e[name], (most - n) * each) for e, n in zip(examples, counts, strict=True)]))
+            for name, each in rows.items()
         }
-        batch["timesteps"] = torch.tensor([e["timestep"] for e in examples])
+        batch["levels"] = [e["timestep"] for e in examples]
+        batch["timesteps"] = torch.tensor(batch["levels"])
         batch["is_condition"] = (torch.arange(most + kept) < most).expand(len(examples), -1).clone()
         if min(counts) < most:
-            batch["token_valid"] = torch.arange(most) >= most - torch.tensor(counts)[:, None]
-            batch["valid"] = torch.cat([batch["token_valid"], torch.ones(len(examples), kept, dtype=torch.bool)], 1)
+            given = torch.arange(most) >= most - torch.tensor(counts)[:, None]
+            batch["token_valid"] = given.repeat_interleave(per_condition, 1)
+            batch["valid"] = torch.cat([given, torch.ones(len(examples), kept, dtype=torch.bool)], 1)
         batch["uid"] = [e["uid"] for e in examples]
         return batch
 
@@ -112,23 +134,37 @@ class UnetTraining:
         loss = (error * weight).sum() / weight.sum()
         generation = _mean(error.detach(), ~batch["is_condition"])
         condition = _mean(error.detach(), batch["is_condition"] & _valid(batch))
-        return loss, {"loss_generation": generation, "loss_condition": condition}
+        per_object = (error.detach() * weight).sum(1) / weight.sum(1)
+        return loss, {"loss_generation": generation, "loss_condition": condition, **self._by_timestep(per_object, batch["levels"])}
+
+    def _by_timestep(self, per_object: Tensor, levels: list[int]) -> dict[str, float | Tensor]:
+        """Mean loss of the objects whose timestep lies in each quarter of the schedule, such as `loss_t0000_0250`; quarters
+        without an object are left out. `levels` are the timesteps as plain numbers: no wait for the device."""
+        step = -(-self.config.schedule.timesteps // TIMESTEP_BUCKETS)
+        members: dict[int, list[int]] = {}
+        for index, level in enumerate(levels):
+            members.setdefault(level // step, []).append(index)
+        return {f"loss_t{k * step:04d}_{(k + 1) * step:04d}": per_object[rows].mean() for k, rows in sorted(members.items())}
 
     def view_errors(self, module: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Mean square error per view `[B, V]`, and that of predicting zero."""
         alpha, sigma = self.schedule.levels(batch["timesteps"], 5)
         target = target_of(self.prediction, batch["latents"], batch["noise"], alpha, sigma)
-        prediction = module(
-            noised(batch["latents"], batch["noise"], alpha, sigma),
+        prediction = self.predict(module, batch, noised(batch["latents"], batch["noise"], alpha, sigma), batch["timesteps"])
+        return (prediction - target).square().mean((2, 3, 4)), target.square().mean((2, 3, 4))
+
+    def predict(self, module: nn.Module, batch: dict[str, Any], noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """The network's answer to `noisy` `[B, V, C, h, w]` under the batch's conditions."""
+        return module(
+            noisy,
             batch["condition_latents"],
             batch["is_condition"],
-            batch["timesteps"],
+            timesteps,
             batch["slots"],
             batch["image_tokens"],
             batch.get("token_valid"),
             batch.get("valid"),
         )
-        return (prediction - target).square().mean((2, 3, 4)), target.square().mean((2, 3, 4))
 
     @torch.no_grad()
     def validate(self, module: nn.Module, objects: list[TrainObject], seed: int) -> dict[str, float]:
@@ -154,6 +190,44 @@ class UnetTraining:
         for timestep in sorted({row[0] for row in rows}):
             figures[f"loss_t{timestep:04d}"] = _ratio(rows, [w * (row[0] == timestep) for w, row in zip(weights, rows, strict=True)])
         return figures
+
+    def cost(self, batch: dict[str, Any]) -> dict[str, float]:
+        """Operations of training on this micro-batch, counted from sizes (`training.flops`), and latent cells as tokens."""
+        config = self.config
+        counts = (batch["valid"] if "valid" in batch else torch.ones_like(batch["slots"])).sum(1).tolist()
+        sizes = (config.latent_size, config.vae.latent_channels, batch["image_tokens"].shape[1])
+        flops = sum(times * train_flops(config.unet, [views], *sizes) for views, times in Counter(counts).items())
+        return {"flops": flops, "tokens": float(sum(counts) * config.latent_size**2)}
+
+    def preview(self, module: nn.Module, objects: list[TrainObject], seed: int) -> Preview:
+        """Joint samples from one condition each, beside the truth. Raises UserError without a VAE to decode with."""
+        if self.vae_folder is None:
+            raise UserError(f"sample grids of {self.stage.name} need the checkpoint of mvae", "give it, or set sample_every to 0")
+        device = next(module.parameters()).device
+        vae = open_vae(self.vae_folder).to(device)
+        shown = [self._shown(obj, seed, device) for obj in objects]
+        return preview_samples(partial(self.predict, module), vae, shown, self.prediction, self.schedule)
+
+    def _shown(self, obj: TrainObject, seed: int, device: torch.device) -> Shown:
+        key = (seed, obj.views.uid, "preview")
+        chosen = choose_views(obj.views, self.config, 1, rng_for(*key))
+        batch = self.collate([self._example(obj, rng_for(*key), 1, self.config.schedule.timesteps - 1, dropped=False)])
+        pictures = torch.from_numpy(signed_rgba(obj.views.rgba[np.concatenate([chosen.conditions, chosen.targets])])).to(device)
+        return Shown(to_device(batch, device), pictures[:1], pictures[1:])
+
+    def synthetic(self, views: ViewSet, rng: np.random.Generator) -> Arrays:
+        """Random arrays as `ViewEncoder` would make of `views`."""
+        config = self.config
+        shape = (config.vae.latent_channels, config.latent_size, config.latent_size)
+        tokens = () if config.clip.tokens == "pooled" else (config.clip.tokens_per_picture,)
+        arrays = {
+            "latents": rng.standard_normal((len(views), *shape)),
+            "clip_tokens": rng.standard_normal((len(condition_views(views)), *tokens, config.unet.cross_attention_dim)),
+            "placeholder_latent": rng.standard_normal(shape),
+        }
+        if config.encode_logvar:
+            arrays["latent_logvar"] = rng.standard_normal(arrays["latents"].shape)
+        return {name: array.astype(np.float16) for name, array in arrays.items()}
 
     def _validation_batch(self, obj: TrainObject, count: int, seed: int) -> dict[str, Any]:
         levels = (np.arange(self.config.validation_timesteps) + 0.5) / self.config.validation_timesteps

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from infra.errors import UserError
-from rendering.views import CONDITION, TARGET, ViewSet
+from rendering.view_set import CONDITION, TARGET, ViewSet
 from training.methods.mvdiffusionpp_config import Config
 
 

@@ -1,11 +1,12 @@
-"""Image tokens of the condition views from a frozen CLIP vision tower, one pooled and projected token per picture."""
+"""Image tokens of the condition views from a frozen CLIP vision tower: one pooled token per picture, or one per patch."""
 
 import re
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -17,17 +18,37 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def image_encoder(config: ClipConfig) -> CLIPVisionModelWithProjection:
-    """The vision tower named by `config.source`, frozen and in eval mode. Raises UserError when its folder is missing."""
+    """The vision tower named by `config.source`, frozen, float32 and in eval mode.
+
+    Raises:
+        UserError: its folder is missing, holds no safetensors or no vision tower.
+    """
     seed = re.fullmatch(r"random\((\d+)\)", config.source)
     if seed:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed[1]))
             model = CLIPVisionModelWithProjection(_vision_config(config))
-    elif Path(config.source).is_dir():
-        model = CLIPVisionModelWithProjection.from_pretrained(config.source, local_files_only=True)
     else:
-        raise UserError(f"no CLIP weights at '{config.source}'", "give a folder in transformers' layout, or random(0)")
+        model = _stored(config.source)
     return model.requires_grad_(False).eval()
+
+
+def _stored(source: str) -> CLIPVisionModelWithProjection:
+    folder = Path(source).expanduser()
+    if not (folder / "config.json").is_file() and (folder / "image_encoder" / "config.json").is_file():
+        folder = folder / "image_encoder"
+    if not (folder / "config.json").is_file():
+        raise UserError(f"no CLIP weights at '{source}'", "give a folder in transformers' layout, or random(0)")
+    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
+    try:  # files that can run code are not opened
+        loaded: Any = CLIPVisionModelWithProjection.from_pretrained(folder, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{folder} cannot be loaded: {reason}", "give an undamaged folder with safetensors") from error
+    model, facts = loaded
+    if absent := sorted(facts["missing_keys"]):
+        raise UserError(f"{folder} lacks {len(absent)} weights, the first '{absent[0]}'", "give a vision tower with its projection")
+    return model
 
 
 def _vision_config(config: ClipConfig) -> CLIPVisionConfig:
@@ -44,23 +65,35 @@ def _vision_config(config: ClipConfig) -> CLIPVisionConfig:
 
 
 class ImageTokens(nn.Module):
-    """Pictures -> tokens. The order of an object's pictures carries no meaning for cross-attention."""
+    """Pictures -> tokens. The order of an object's pictures carries no meaning for cross-attention (MVDiffusion++ §4.2).
+
+    Attributes:
+        kind: `pooled` or `patch` (`ClipConfig.tokens`).
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, encoder: CLIPVisionModelWithProjection) -> None:
+    def __init__(self, encoder: CLIPVisionModelWithProjection, kind: str = "pooled") -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.kind = encoder, kind
         self.register_buffer("mean", torch.tensor(CLIP_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(CLIP_STD)[:, None, None], persistent=False)
 
     @torch.no_grad()
     def forward(self, rgb: Tensor) -> Tensor:
-        """RGB on white `[K, 3, H, W]` in [-1, 1] -> float32 tokens `[K, D]`."""
+        """RGB on white `[K, 3, H, W]` in [-1, 1] -> float32 tokens: `[K, D]` pooled, `[K, T, D]` patches row by row.
+
+        Either way cross-attention reads `tokens.reshape(-1, D)`, picture after picture. Patch tokens take the way of the pooled
+        one, which starts at the class token: last norm, then projection.
+        """
         size = int(cast(int, self.encoder.config.image_size))
         pictures = (rgb.float() + 1.0) / 2.0
         if pictures.shape[-2:] != (size, size):
             pictures = F.interpolate(pictures, [size, size], mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         pixels = (pictures - self.mean) / self.std
-        return self.encoder(pixel_values=pixels.to(self.encoder.dtype)).image_embeds.float()
+        seen = self.encoder(pixel_values=pixels.to(self.encoder.dtype))
+        if self.kind == "pooled":
+            return seen.image_embeds.float()
+        patches = self.encoder.vision_model.post_layernorm(seen.last_hidden_state[:, 1:])
+        return self.encoder.visual_projection(patches).float()

@@ -1,6 +1,35 @@
 """Shapes of the networks as plain dataclasses: importing this file costs nothing, building a network does."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from infra.errors import UserError
+
+CROSS_VIEW = ("global", "ring", "none", "caa")
+RAGGED = ("packed", "masked")
+
+
+def folder_of(value: str | None) -> str | None:
+    """The path that a `pretrained` field names."""
+    return value
+
+
+def clip_folder_of(source: str | None) -> str | None:
+    """The path that `ClipConfig.source` names; None for `random(SEED)`."""
+    return None if source is None or re.fullmatch(r"random\(\d+\)", source) else source
+
+
+def lpips_file_of(perceptual: str | None) -> str | None:
+    """The path in `lpips(PATH)`; None for the losses that need no weights."""
+    found = re.fullmatch(r"lpips\((.+)\)", perceptual or "")
+    return found[1] if found else None
+
+
+def weights_field(default: str | None, path_of: Callable[[str | None], str | None]) -> Any:
+    """A field whose value may name a file or folder of weights, which counts by its content and must exist (`path_of` finds it)."""
+    return field(default=default, metadata={"content": path_of})
 
 
 @dataclass(frozen=True)
@@ -25,7 +54,7 @@ class VaeConfig:
     norm_num_groups: int = 32
     initial_logvar: float = -6.0
     picture_lanes: bool = False
-    pretrained: str | None = None
+    pretrained: str | None = weights_field(None, folder_of)
 
     @property
     def factor(self) -> int:
@@ -49,6 +78,12 @@ class UnetConfig:
             times faster; 1 is the plain scalar of MVDiffusion++ §4.2.
         mask_polarity: `paper` has 1 on condition views; `sd` has 1 on views to be painted.
         pretrained: folder of a diffusers inpainting U-Net (9 channels) to start from; None starts from random weights.
+        cross_view: what self-attention sees. `global`: all views of the object (MVDiffusion++ §4.2). `ring`: a generated view,
+            its two neighbours and all condition views. `none`: each view alone. `caa`: each view alone, and
+            correspondence-aware attention after each block (MVDiffusion §4.1), which needs correspondences.
+        caa_window: side of the neighbourhood that correspondence-aware attention looks at.
+        ragged: objects with unequal view counts in one batch. `packed`: only real views are computed. `masked`: padding is
+            computed and masked out; same result.
     """
 
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -60,7 +95,19 @@ class UnetConfig:
     use_linear_projection: bool = True
     view_scale_rate: float = 1.0
     mask_polarity: str = "paper"
-    pretrained: str | None = None
+    pretrained: str | None = weights_field(None, folder_of)
+    cross_view: str = "global"
+    caa_window: int = 3
+    ragged: str = "packed"
+
+    def __post_init__(self) -> None:
+        one_of("unet.mask_polarity", self.mask_polarity, ("paper", "sd"))
+        one_of("unet.cross_view", self.cross_view, CROSS_VIEW)
+        one_of("unet.ragged", self.ragged, RAGGED)
+        if self.ragged == "masked" and self.cross_view != "global":
+            raise UserError(f"unet.ragged 'masked' exists for global attention only, not for '{self.cross_view}'", "use packed")
+        if self.caa_window < 1 or self.caa_window % 2 == 0:
+            raise UserError(f"unet.caa_window is {self.caa_window}", "use an odd number such as 3")
 
 
 @dataclass(frozen=True)
@@ -72,11 +119,12 @@ class ClipConfig:
             whose own sizes then count.
         image_size: pictures are resized to this many pixels.
         patch_size, hidden_size, num_layers, num_heads, mlp_size: the transformer.
-        projection_dim: width of the pooled, projected token.
+        projection_dim: width of the projected tokens.
         activation: of the MLPs.
+        tokens: `pooled` gives one token per picture (MVDiffusion++ is silent; our choice), `patch` all patch tokens, projected.
     """
 
-    source: str = "random(0)"
+    source: str = weights_field("random(0)", clip_folder_of)
     image_size: int = 224
     patch_size: int = 14
     hidden_size: int = 1280
@@ -85,3 +133,18 @@ class ClipConfig:
     mlp_size: int = 5120
     projection_dim: int = 1024
     activation: str = "gelu"
+    tokens: str = "pooled"
+
+    def __post_init__(self) -> None:
+        one_of("clip.tokens", self.tokens, ("pooled", "patch"))
+
+    @property
+    def tokens_per_picture(self) -> int:
+        """1, or the number of patches (of the sizes above; a tower from a folder has its own)."""
+        return 1 if self.tokens == "pooled" else (self.image_size // self.patch_size) ** 2
+
+
+def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Raises UserError when `value` is not among `known`."""
+    if value not in known:
+        raise UserError(f"{name} is '{value}'", f"use one of {', '.join(known)}")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from infra.errors import UserError
 from training.nn.config import VaeConfig
+from training.nn.discriminator import PatchDiscriminator, balanced
 
 LATENT_POWER_MOMENTUM = 0.05
 
@@ -120,6 +121,10 @@ class MaskAwareVAE(nn.Module):
         power = float(self.latent_power)
         return power**-0.5 if power > 0 else 1.0
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations of the blocks in the backward pass."""
+        self.autoencoder.enable_gradient_checkpointing()
+
     def forward(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruct: decoded `[N, 4, H, W]` (RGB in [-1, 1], mask logits), posterior mean and log variance.
 
@@ -146,3 +151,43 @@ class MaskAwareVAE(nn.Module):
         """Scaled latents -> RGB on white `[N, 3, H, W]` in [-1, 1], mask logits `[N, 1, H, W]`."""
         decoded = self.autoencoder.decode((latents / self.latent_scale).to(self.autoencoder.dtype)).sample.float()
         return decoded[:, :3].clamp(-1, 1), decoded[:, 3:]
+
+
+class VaeUnderTraining(MaskAwareVAE):
+    """The VAE and what only its losses need: a patch discriminator, and a log variance of the reconstruction error.
+
+    All in one module and one forward pass, so that one optimiser, one engine and one checkpoint do for both players.
+    """
+
+    def __init__(
+        self, autoencoder: AutoencoderKL, latent_scale: float | None, discriminator: PatchDiscriminator | None, learnt_logvar: bool
+    ) -> None:
+        super().__init__(autoencoder, latent_scale)
+        self.discriminator = discriminator
+        # Latent diffusion's log variance of the likelihood, 0 at the start.
+        self.log_variance = nn.Parameter(torch.zeros(1)) if learnt_logvar else None
+
+    def forward(  # type: ignore[override]  # one more result
+        self, pictures: Tensor, noise: Tensor, adversarial_weight: float = 0.0
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """As `MaskAwareVAE`, and what the loss terms of the extra weights need, all but `log_variance` if `adversarial_weight` > 0:
+
+        `log_variance` `[1]`; logits `[N, 1, h, w]` `real` and `generated` (gradients reach the discriminator alone) and
+        `fooling` (gradients reach the VAE alone, scaled to `adversarial_weight` times those of the terms on RGB, see `balanced`).
+        """
+        decoded, mean, logvar = super().forward(pictures, noise)
+        extra: dict[str, Tensor] = {}
+        if self.log_variance is not None:
+            extra["log_variance"] = self.log_variance * 1.0
+        if self.discriminator is not None and adversarial_weight > 0:
+            rgb, judged = balanced(decoded[:, :3], adversarial_weight)
+            decoded = torch.cat([rgb, decoded[:, 3:]], 1)
+            dtype = self.autoencoder.dtype
+            extra["fooling"] = self.discriminator(judged.to(dtype), True)
+            extra["real"] = self.discriminator(pictures[:, :3].to(dtype))
+            extra["generated"] = self.discriminator(judged.detach().to(dtype))
+        return decoded, mean, logvar, extra
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Weights that are no part of the VAE itself."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(("autoencoder.", "latent_power"))}

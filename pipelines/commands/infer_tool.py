@@ -1,0 +1,113 @@
+"""The `infer` verb: a user's pictures to views on disk, with a generator folder or a registered model."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infra.errors import UserError
+from infra.storage import Location
+from pipelines.context import absolute, store_location, tracking_uri
+from rendering.cameras import Camera
+from rendering.view_set import ViewSet
+
+# Pictures are framed at this size, and the generator brings them to its own.
+CANVAS_PX = 512
+
+
+def infer(options: argparse.Namespace) -> dict[str, Any]:
+    """Writes `images/`, `mask/`, `cameras.json`, the layout's cameras, `given/` (what the model was shown) and `sheet.png`."""
+    import torch
+    from PIL import Image
+
+    from rendering.export import write_views
+    from rendering.sheet import contact_sheet
+    from training.batch import resized
+    from training.diffusion.sampling import USUAL_STEPS
+    from training.methods import load_generator
+    from training.photo import given_views
+
+    shown = given_views(options.image[0].stem, _pictures(options.image, options.mask, options.preprocess == "photo"))
+    out = Location(absolute(str(options.out), "the output folder"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with _model_folder(options.model) as folder:
+        generator = load_generator(folder, device)
+        steps = options.steps or USUAL_STEPS[options.sampler]
+        made = generator.generate(shown, options.seed, steps=steps, sampler=options.sampler, guidance=options.guidance)
+    write_views(made, out, options.format)
+    small = replace(shown, rgba=resized(shown.rgba, made.rgba.shape[1]))
+    label = f"{shown.uid} | {options.model} | seed {options.seed}"
+    for number, rgba in enumerate(small.rgba):
+        place = out.local_path() / "given" / f"{number:03d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rgba, "RGBA").save(place)
+    contact_sheet([_together(small, made)], cell_px=min(256, max(96, made.rgba.shape[1])), labels=[label]).save(
+        out.local_path() / "sheet.png"
+    )
+    if not options.json:
+        print(f"{len(made)} views of {shown.uid} from {len(shown)} pictures -> {options.out} (sheet.png shows them all)")
+    return {"completed": 1, "failed": 0, "rejected": 0, "views": len(made), "out": str(options.out)}
+
+
+def _pictures(paths: list[Path], masks: list[Path], framing: bool) -> np.ndarray:
+    """uint8 `[K, CANVAS_PX, CANVAS_PX, 4]`. Raises UserError for what is no picture, and as `training.photo` does."""
+    from training.batch import resized
+    from training.photo import cut_out, framed
+
+    if masks and len(masks) != len(paths):
+        raise UserError(f"{len(paths)} pictures and {len(masks)} mask(s)", "give one --mask for each --image, in the same order")
+    rgba = []
+    for number, path in enumerate(paths):
+        mask = _opened(masks[number]) if masks else None
+        try:
+            cut = cut_out(_opened(path), mask, needs_mask=framing)
+            if framing:
+                rgba.append(framed(cut, CANVAS_PX))
+            elif cut.shape[0] != cut.shape[1]:
+                raise UserError(f"it is {cut.shape[1]}x{cut.shape[0]} pixels, not square", "give a square picture, or --preprocess photo")
+            else:
+                rgba.append(resized(cut[None], CANVAS_PX)[0])
+        except UserError as error:
+            raise UserError(f"{path}: {error.message}", error.mend) from error
+    return np.stack(rgba)
+
+
+def _opened(path: Path) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        picture = Image.open(path)
+        picture.load()
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as a picture: {error}", "give a PNG, JPEG or WebP file") from error
+    return picture
+
+
+@contextmanager
+def _model_folder(model: str) -> Iterator[Path]:
+    """A folder as it is; a registered model as a copy that is gone afterwards."""
+    if not model.startswith("models:/"):
+        yield Path(model)
+        return
+    import tempfile
+
+    from evaluation.model_source import find
+
+    source = find(model, None, tracking_uri(store_location()))
+    with tempfile.TemporaryDirectory(prefix="mvforge-model-") as scratch:
+        yield source.open(Path(scratch))
+
+
+def _together(conditions: ViewSet, targets: ViewSet) -> ViewSet:
+    """Both in one set, for the contact sheet."""
+    joined = {
+        name: np.concatenate([getattr(conditions, name), getattr(targets, name)])
+        for name in ("rgba", "azimuth_deg", "elevation_deg", "radius")
+    }
+    cameras = [views.camera for views in (conditions, targets)]
+    camera = Camera(np.concatenate([c.c2w for c in cameras]), np.concatenate([c.intrinsics for c in cameras]))
+    return replace(targets, camera=camera, roles=conditions.roles + targets.roles, **joined)

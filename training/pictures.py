@@ -1,0 +1,27 @@
+"""Pictures that a stage leaves behind while it trains: PNG files below `out/pictures`."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from infra.storage import Location
+
+FOLDER = "pictures"
+
+
+def write_pictures(out: Location, step: int, pictures: dict[str, np.ndarray]) -> list[str]:
+    """Write uint8 `[H, W, 3 or 4]` pictures as `pictures/<name>/step-000100.png`; returns the paths below `out`."""
+    paths = []
+    for name, pixels in pictures.items():
+        path = f"{FOLDER}/{name}/step-{step:06d}.png"
+        (out / path).write_bytes(png(pixels))
+        paths.append(path)
+    return paths
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """uint8 `[H, W, 3 or 4]` as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
