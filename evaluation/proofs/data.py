@@ -88,6 +88,18 @@ class ProofData:
         splits = [split if uid in chosen else ("" if name == split else name) for uid, name in zip(self.uids, self.splits, strict=True)]
         return replace(self, splits=splits)
 
+    def with_one_condition(self) -> "ProofData":
+        """Objects that show their first condition view alone, beside their targets. Encoded arrays are cut to match."""
+        given = np.flatnonzero(self.is_condition)
+        kept = np.setdiff1d(np.arange(len(self.is_condition)), given[1:])
+        encoded = dict(self.encoded)
+        if "latents" in encoded:
+            encoded["latents"] = encoded["latents"][:, kept]
+            tokens = encoded["clip_tokens"]
+            encoded["clip_tokens"] = tokens[:, : tokens.shape[1] // len(given)]
+        views = {name: getattr(self, name)[:, kept] for name in ("pictures", "azimuth_deg", "elevation_deg", "radius")}
+        return replace(self, is_condition=self.is_condition[kept], encoded=encoded, **views)
+
     def with_unseen(self, families: tuple[str, ...]) -> "ProofData":
         """All objects of these families move to the split `unseen`, so that nothing is trained on them."""
         splits = [UNSEEN if family in families else name for family, name in zip(self.families, self.splits, strict=True)]

@@ -48,9 +48,24 @@ def mean_colour(truth: np.ndarray, made: np.ndarray) -> np.ndarray:
 def colour_correlation(truths: Sequence[np.ndarray], made: Sequence[np.ndarray]) -> float:
     """Pearson correlation of the objects' mean colours; every channel is centred over objects first."""
     wanted = np.stack([mean_colour(t, t) for t in truths])
-    got = np.stack([mean_colour(t, m) for t, m in zip(truths, made, strict=True)])
+    return _correlation(wanted, np.stack([mean_colour(t, m) for t, m in zip(truths, made, strict=True)]))
+
+
+def condition_colour_correlation(truths: Sequence[np.ndarray], given: Sequence[np.ndarray]) -> float:
+    """The same for the condition pictures `[1, S, S, 4]` themselves, over their own foreground: what copying colours could reach."""
+    wanted = np.stack([mean_colour(t, t) for t in truths])
+    return _correlation(wanted, np.stack([mean_colour(picture, picture) for picture in given]))
+
+
+def _correlation(wanted: np.ndarray, got: np.ndarray) -> float:
     wanted, got = wanted - wanted.mean(0), got - got.mean(0)
     return float((wanted * got).sum() / np.sqrt((wanted**2).sum() * (got**2).sum()))
+
+
+def near_views(config: Config) -> np.ndarray:
+    """Canonical targets at most one azimuth step from the reference: the sides that the condition picture shows too."""
+    around = np.arange(config.num_targets) % config.num_azimuths
+    return np.flatnonzero(np.isin(around, (0, 1, config.num_azimuths - 1)))
 
 
 def mean_training_view(data: ProofData, config: Config) -> np.ndarray:

@@ -20,11 +20,11 @@ GOAL_DB = 22.0
 
 
 def memorise(setup: Setup, data: ProofData, out: Path) -> dict[str, Any]:
-    """Train on eight objects of eight families and sample each from its first condition view."""
+    """Train on eight objects of eight families, each with its first condition view, and sample each from that view."""
     config, vae = rgba_vae(setup, data, out)
     device = str(device_here())
     chosen = of_different_families(data, OBJECTS)
-    few = encoded(data, config, vae, out / "latents.npz", device).only(chosen)
+    few = encoded(data, config, vae, out / "latents.npz", device).only(chosen).with_one_condition()
     weights = denoiser(config, setup.memorise, few, vae, out / "memorise", watch=chosen)
     generator = generator_of(config, vae, weights, out / "memorise" / "generator", device)
     made = {uid: sampled(generator, data, uid, setup.sampling_steps) for uid in chosen}

@@ -95,7 +95,7 @@ def cpu() -> Setup:
         model=model,
         vae_rgb=vae,
         vae=replace(vae, steps=800, lr=1e-3),
-        memorise=replace(unet, steps=600),
+        memorise=replace(unet, steps=1600, global_batch=4, micro_batch=4, lr=1.5e-3, validate_every=200),
         condition=unet,
         dropout=replace(unet, steps=480),
         sparse=replace(unet, stage="unet3", steps=600, lr=5e-4),

@@ -1,6 +1,6 @@
 """Shape figures of generated views: the hull of their silhouettes against the object's own surface, and against themselves.
 
-They need the geometry libraries. Where those are missing (a lent machine with torch alone) the figure is null with the reason,
+They need the geometry libraries. Where those are missing (a machine with torch alone) the figure is null with the reason,
 and running the same command where mvforge is installed fills it in from the saved pictures, without training again.
 """
 

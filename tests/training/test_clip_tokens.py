@@ -13,6 +13,7 @@ from infra.errors import UserError
 from infra.seeds import rng_for
 from rendering.view_set import TARGET
 from tests.training.painted import painted_views
+from training.batch import signed_rgba
 from training.methods.base import TrainObject
 from training.methods.mvdiffusionpp import stage_named
 from training.methods.mvdiffusionpp_config import smoke
@@ -99,3 +100,14 @@ def test_patch_tokens_through_encoding_and_a_training_step() -> None:
     assert batch["image_tokens"].shape[:2] == (2, 48) and batch["token_valid"].sum(1).tolist() == [16, 48]
     loss, _ = training.loss(training.build(), batch, torch.Generator(), 0)
     assert torch.isfinite(loss)
+
+
+def test_a_random_tower_tells_pictures_apart() -> None:
+    """Tokens of unseen pictures vary as much as they are large; the model stays a plain CLIP tower."""
+    views = np.concatenate([painted_views(f"object-{n}", 32, seed=n).rgba[:2] for n in range(12)])
+    pictures = torch.from_numpy(signed_rgba(views))[:, :3]
+    for kind in ("pooled", "patch"):
+        tokens = ImageTokens(image_encoder(replace(CONFIG, tokens=kind)), kind)(pictures).reshape(-1, CONFIG.projection_dim)
+        spread = float(tokens.std(0).mean())
+        assert 0.3 < spread < 3.0 and float(tokens.mean(0).abs().mean()) < 2 * spread
+    assert torch.equal(image_encoder(CONFIG).visual_projection.weight, image_encoder(CONFIG).visual_projection.weight)

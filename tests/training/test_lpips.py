@@ -184,6 +184,6 @@ def test_as_the_loss_of_the_vae(network: Lpips, weights: dict[str, Tensor], tmp_
     figures = training.validate(module, [views], seed=0)
     assert figures["lpips"] > 0 and "lpips" not in bare.validate(module, [views], seed=0)
     training.save(module, tmp_path)
-    assert {name.partition(".")[0] for name in module.state_dict()} == {"autoencoder", "latent_power"}
+    assert {name.partition(".")[0] for name in module.state_dict()} == {"autoencoder", "latent_mean", "latent_power"}
     with pytest.raises(UserError, match="no LPIPS weights"):
         VaeTraining(replace(config, perceptual="lpips(/no/such/file.pt)")).build()

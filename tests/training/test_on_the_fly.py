@@ -145,7 +145,7 @@ def test_a_posterior_is_scaled_with_its_mean(home):
     with torch.no_grad():
         posterior = vae.autoencoder.encode(torch.from_numpy(signed_rgba(views.rgba[:3]))).latent_dist
     spread = np.exp(0.5 * arrays["latent_logvar"][:3].astype(np.float32))
-    np.testing.assert_allclose(spread, posterior.std.numpy() * vae.latent_scale, rtol=5e-3)
+    np.testing.assert_allclose(spread, posterior.std.numpy() * vae.latent_scale.numpy()[:, None, None], rtol=5e-3)
 
 
 def test_the_graph_leaves_the_encode_step_out():

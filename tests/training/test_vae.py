@@ -59,11 +59,25 @@ def test_latent_scale_is_fixed_or_measured() -> None:
     measured = MaskAwareVAE(empty_autoencoder(TINY), None).train()
     pictures = torch.rand(4, 4, 32, 32) * 2 - 1
     with torch.no_grad():
-        assert measured.latent_scale == 1.0
+        assert measured.latent_scale.tolist() == [1.0] * 4
         for _ in range(3):
             _, mean, _ = measured(pictures, torch.zeros(4, 4, 4, 4))
-        assert measured.latent_scale == pytest.approx(float(mean.square().mean()) ** -0.5, rel=1e-2)
-        assert float(measured.eval().encode(pictures).square().mean()) == pytest.approx(1.0, rel=2e-2)
+        assert measured.latent_scale.tolist() == pytest.approx((1.0 / mean.std((0, 2, 3), correction=0)).tolist(), rel=1e-2)
+        latents = measured.eval().encode(pictures)
+        torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), atol=2e-2, rtol=0)
+        torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), atol=2e-2, rtol=0)
+        rgb, mask = measured.decode(latents)
+        direct = measured.autoencoder.decode(measured.autoencoder.encode(pictures).latent_dist.mean).sample
+        torch.testing.assert_close(rgb, direct[:, :3].clamp(-1, 1), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(mask, direct[:, 3:], atol=1e-5, rtol=1e-4)
+        measured.note_constants()
+        again = MaskAwareVAE.stored(measured.autoencoder)
+        torch.testing.assert_close(again.encode(pictures), latents, atol=1e-5, rtol=1e-5)
+        assert measured.autoencoder.config["scaling_factor"] == 1.0  # diffusers' convention: (z - mean) * factor / std
+        factor, mean_, std_ = (measured.autoencoder.config[name] for name in ("scaling_factor", "latents_mean", "latents_std"))
+        raw = measured.autoencoder.encode(pictures).latent_dist.mean
+        by_diffusers = (raw - torch.tensor(mean_)[:, None, None]) * factor / torch.tensor(std_)[:, None, None]
+        torch.testing.assert_close(by_diffusers, latents, atol=1e-5, rtol=1e-5)
         mean = fixed.autoencoder.encode(pictures).latent_dist.mean
         torch.testing.assert_close(fixed.encode(pictures), 0.18215 * mean)
         rgb, mask = fixed.decode(0.18215 * mean)

@@ -29,7 +29,8 @@ class Config:
         placeholder_mask: mask fed to the VAE with the white placeholder; §4.2's text says ones, its figure 3 zeros [C].
         encode_logvar: the encode step keeps the posterior's log variance too, and every training example draws its clean
             latents from the posterior instead of taking the mean; condition latents stay means, as when generating [C].
-        latent_scale: factor on latents, 0.18215 as in SD [C]; None measures 1 / (root mean square) while the VAE trains.
+        latent_scale: factor on latents, 0.18215 as in SD [C]; None standardises every channel by mean and spread measured while the
+            VAE trains, which a VAE from random weights on white backgrounds needs.
         schedule: noise levels of all stages (§4.2).
         native_schedule_stage1: stage 1 keeps SD's scaled-linear betas, which its pretrained weights know [C].
         last_timestep_share: extra share of examples drawn at the last timestep in v stages; not in the paper [C].

@@ -1,6 +1,5 @@
 """Views -> what the denoiser trains on: latents, image tokens, and the constant placeholder latent (MVDiffusion++ §4.2)."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +72,7 @@ class ViewEncoder:
         """Of the scaled latents, same shape."""
         autoencoder = self.vae.autoencoder
         raw = [autoencoder.encode(part.to(autoencoder.dtype)).latent_dist.logvar.float() for part in pictures.split(VIEWS_AT_ONCE)]
-        return torch.cat(raw) + 2.0 * math.log(self.vae.latent_scale)
+        return torch.cat(raw) + 2.0 * self.vae.latent_scale.log()[:, None, None]
 
     def image_tokens(self, pictures: Tensor) -> Tensor:
         return torch.cat([self.tokens(part[:, :3]) for part in pictures.split(VIEWS_AT_ONCE)])

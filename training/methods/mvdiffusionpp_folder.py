@@ -33,7 +33,7 @@ def export(config: Config, checkpoints: dict[str, Path], folder: Path, denoiser_
         raise UserError(f"a generator needs mvae and a denoiser stage; given: {given}", "train the missing stage")
     stage = trained[-1]
     vae = open_vae(checkpoints["mvae"])
-    vae.autoencoder.register_to_config(scaling_factor=vae.latent_scale)
+    vae.note_constants()
     unet = UNet2DConditionModel.from_pretrained(checkpoints[stage.name] / "unet", local_files_only=True)
     module = MultiViewUNet.configured(unet, config.unet, config.num_slots)
     load_unet(module, checkpoints[stage.name])

@@ -142,7 +142,7 @@ class MVDiffusionPPPipeline(DiffusionPipeline):
         key = (str(self._execution_device), id(self.scheduler), *((id(part), part.dtype) for part in networks))
         if key not in self._generators:
             config = Config.from_dict(self.config["model"])
-            vae = MaskAwareVAE(self.vae, self.vae.config["scaling_factor"])
+            vae = MaskAwareVAE.stored(self.vae)
             encoder = ViewEncoder(config, vae, ImageTokens(self.image_encoder, config.clip.tokens), str(self._execution_device))
             prediction, schedule = _noise_levels(self.scheduler.config)
             unet = _joined(self.unet, self.view_embedding, config)

@@ -56,14 +56,14 @@ class VaeTraining:
         module.load_state_dict({**module.state_dict(), **state})
 
     def save(self, module: nn.Module, folder: Path) -> None:
-        """`vae/` in diffusers layout (its `scaling_factor` is our latent scale), `mvae.json`, and what only training needs in
+        """`vae/` in diffusers layout, the latents' shift and scale in its config, `mvae.json`, and what only training needs in
         `discriminator.safetensors`."""
         vae = cast(MaskAwareVAE, module)
-        vae.autoencoder.register_to_config(scaling_factor=vae.latent_scale)
+        vae.note_constants()
         vae.autoencoder.save_pretrained(Path(folder) / "vae")
         if isinstance(vae, VaeUnderTraining):
             save_file({name: value.detach().cpu().contiguous() for name, value in vae.own_state().items()}, Path(folder) / EXTRA)
-        facts = {"latent_scale": vae.fixed_scale, "latent_power": float(vae.latent_power), "config": self.config.to_dict()}
+        facts = {"latent_scale": vae.latent_scale.tolist(), "config": self.config.to_dict()}
         (Path(folder) / "mvae.json").write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
 
     def example(self, obj: TrainObject, rng: np.random.Generator) -> dict[str, Any]:
@@ -129,7 +129,8 @@ class VaeTraining:
             rows += [{"loss": float(loss), **{k: float(v[i]) for k, v in figures.items()}} for i in range(len(chosen))]
         module.train(training)
         means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-        return means | {"latent_scale": cast(MaskAwareVAE, module).latent_scale}
+        vae = cast(MaskAwareVAE, module)
+        return means | {"latent_scale": float(vae.latent_scale.mean()), "latent_spread": vae.latent_spread}
 
     def cost(self, batch: dict[str, Any]) -> dict[str, float]:
         """Operations of training the autoencoder on these pictures, counted from sizes (losses left out), and latent cells as tokens."""
@@ -149,10 +150,7 @@ def open_vae(folder: Path) -> MaskAwareVAE:
     facts_path = Path(folder) / "mvae.json"
     if not facts_path.is_file():
         raise UserError(f"{folder} is not a checkpoint of stage mvae", "give the folder that train.mvae wrote")
-    facts = json.loads(facts_path.read_text())
-    module = MaskAwareVAE(AutoencoderKL.from_pretrained(Path(folder) / "vae", local_files_only=True), facts["latent_scale"])
-    module.latent_power.fill_(facts["latent_power"])
-    return module.eval()
+    return MaskAwareVAE.stored(AutoencoderKL.from_pretrained(Path(folder) / "vae", local_files_only=True)).eval()
 
 
 def vae_loss(

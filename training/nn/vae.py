@@ -10,7 +10,8 @@ from infra.errors import UserError
 from training.nn.config import VaeConfig
 from training.nn.discriminator import PatchDiscriminator, balanced
 
-LATENT_POWER_MOMENTUM = 0.05
+LATENT_MOMENTUM = 0.05
+LEAST_SPREAD = 1e-2  # of the widest channel; a channel that says nothing is not blown up to noise
 
 
 def empty_autoencoder(config: VaeConfig, channels: int = 4) -> AutoencoderKL:
@@ -100,26 +101,70 @@ def widen_to_mask(rgb: AutoencoderKL) -> AutoencoderKL:
 class MaskAwareVAE(nn.Module):
     """Pictures `[N, 4, H, W]` (RGB on white and mask, all in [-1, 1]) <-> latents `[N, C, H/8, W/8]`.
 
+    The denoiser's latents are `(z - shift) * scale`; this is the one place where these constants live.
+
     Attributes:
-        latent_power: running mean square of the latents seen in training (a buffer); 0 before the first batch.
+        latent_mean, latent_power: `[C]`, running mean and mean square of each channel seen in training (buffers); 0 before the
+            first batch.
     """
 
+    latent_mean: Tensor
     latent_power: Tensor
 
     def __init__(self, autoencoder: AutoencoderKL, latent_scale: float | None) -> None:
-        """`latent_scale` multiplies latents for the denoiser; None means 1 / (measured root mean square)."""
+        """`latent_scale` multiplies latents for the denoiser, as in latent diffusion. None standardises every channel by what was
+        measured while the VAE trained: on a white background latents are far from zero on average, and noise of unit
+        spread would drown what differs between objects."""
         super().__init__()
         self.autoencoder = autoencoder
         self.fixed_scale = latent_scale
-        self.register_buffer("latent_power", torch.zeros(()))
+        channels = cast(int, autoencoder.config["latent_channels"])
+        self.register_buffer("latent_mean", torch.zeros(channels))
+        self.register_buffer("latent_power", torch.zeros(channels))
+
+    @classmethod
+    def stored(cls, autoencoder: AutoencoderKL) -> "MaskAwareVAE":
+        """With the constants that `note_constants` left in the autoencoder's config."""
+        config = autoencoder.config
+        module = cls(autoencoder, None if config["latents_mean"] else config["scaling_factor"])
+        if config["latents_mean"]:
+            mean, spread = (torch.tensor(config[name], dtype=torch.float32) for name in ("latents_mean", "latents_std"))
+            module.latent_mean.copy_(mean)
+            module.latent_power.copy_(mean.square() + spread.square())
+        return module.to(autoencoder.device)
+
+    def note_constants(self) -> None:
+        """Write shift and scale into the autoencoder's config.
+
+        diffusers' convention: `(z - latents_mean) * scaling_factor / latents_std`.
+        """
+        if self.fixed_scale is not None:
+            self.autoencoder.register_to_config(scaling_factor=self.fixed_scale)
+            return
+        shift, scale = (part.flatten().tolist() for part in self._constants())
+        spread = [1.0 / value for value in scale]
+        self.autoencoder.register_to_config(scaling_factor=1.0, latents_mean=shift, latents_std=spread)
 
     @property
-    def latent_scale(self) -> float:
-        """What latents are multiplied with before diffusion; the one place where this constant lives."""
+    def latent_scale(self) -> Tensor:
+        """`[C]`, float32."""
+        return self._constants()[1].flatten()
+
+    @property
+    def latent_spread(self) -> float:
+        """Standard deviation of what the denoiser gets, over channels on average; 0 before training."""
+        spread = (self.latent_power - self.latent_mean.square()).clamp(min=0).sqrt().float()
+        return float((spread * self.latent_scale).mean())
+
+    def _constants(self) -> tuple[Tensor, Tensor]:
+        """Shift and scale, `[C, 1, 1]`, float32."""
+        mean, power = (part.float()[:, None, None] for part in (self.latent_mean, self.latent_power))
         if self.fixed_scale is not None:
-            return self.fixed_scale
-        power = float(self.latent_power)
-        return power**-0.5 if power > 0 else 1.0
+            return torch.zeros_like(mean), torch.full_like(mean, self.fixed_scale)
+        if not power.any():
+            return mean, torch.ones_like(mean)
+        spread = (power - mean.square()).clamp(min=0).sqrt()
+        return mean, 1.0 / torch.maximum(spread, LEAST_SPREAD * spread.max())
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations of the blocks in the backward pass."""
@@ -139,17 +184,20 @@ class MaskAwareVAE(nn.Module):
 
     @torch.no_grad()
     def _measure(self, latents: Tensor) -> None:
-        power = latents.float().square().mean().to(self.latent_power.dtype)
-        momentum = torch.where(self.latent_power == 0, 1.0, LATENT_POWER_MOMENTUM).to(power.dtype)
-        self.latent_power.lerp_(power, momentum)
+        channels = latents.float().transpose(0, 1).flatten(1)
+        momentum = torch.where(self.latent_power.sum() == 0, 1.0, LATENT_MOMENTUM)
+        for kept, seen in ((self.latent_mean, channels.mean(1)), (self.latent_power, channels.square().mean(1))):
+            kept.lerp_(seen.to(kept.dtype), momentum.to(kept.dtype))
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Scaled posterior mean of pictures in [-1, 1]."""
-        return self.autoencoder.encode(pictures.to(self.autoencoder.dtype)).latent_dist.mean.float() * self.latent_scale
+        """Shifted and scaled posterior mean of pictures in [-1, 1]."""
+        shift, scale = self._constants()
+        return (self.autoencoder.encode(pictures.to(self.autoencoder.dtype)).latent_dist.mean.float() - shift) * scale
 
     def decode(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Scaled latents -> RGB on white `[N, 3, H, W]` in [-1, 1], mask logits `[N, 1, H, W]`."""
-        decoded = self.autoencoder.decode((latents / self.latent_scale).to(self.autoencoder.dtype)).sample.float()
+        """The denoiser's latents -> RGB on white `[N, 3, H, W]` in [-1, 1], mask logits `[N, 1, H, W]`."""
+        shift, scale = self._constants()
+        decoded = self.autoencoder.decode((latents / scale + shift).to(self.autoencoder.dtype)).sample.float()
         return decoded[:, :3].clamp(-1, 1), decoded[:, 3:]
 
 
@@ -190,4 +238,4 @@ class VaeUnderTraining(MaskAwareVAE):
 
     def own_state(self) -> dict[str, Tensor]:
         """Weights that are no part of the VAE itself."""
-        return {name: value for name, value in self.state_dict().items() if not name.startswith(("autoencoder.", "latent_power"))}
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(("autoencoder.", "latent_"))}
