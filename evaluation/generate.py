@@ -34,7 +34,7 @@ from infra.storage import Location
 from rendering.sheet import contact_sheet
 from rendering.view_set import CONDITION
 from rendering.views import ViewStore, from_row, write_shards
-from training.methods import load_generator
+from training.lookup import load_generator
 from training.methods.base import Generator
 
 MAX_ATTEMPTS = 2

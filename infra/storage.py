@@ -205,10 +205,13 @@ class Location:
     def download(self, target: Path) -> None:
         """Copy this file or tree to a local path."""
         if self.fs.get_file_info(self.path).type == pafs.FileType.File:
-            Location(str(target.absolute())).write_bytes(self.read_bytes())
+            # In portions: a share of a checkpoint may be larger than memory.
+            with Location(str(target.absolute())).writing() as file, self.fs.open_input_stream(self.path) as source:
+                with open(file, "wb") as copy:
+                    shutil.copyfileobj(source, copy, COPY_BYTES)
             return
         for entry in self.walk():
-            Location(str((target / entry.name).absolute())).write_bytes((self / entry.name).read_bytes())
+            (self / entry.name).download(target / entry.name)
 
     @contextlib.contextmanager
     def as_local(self) -> Iterator[Path]:

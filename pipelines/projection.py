@@ -6,8 +6,8 @@ from typing import Any
 
 from pipelines.recipe import Recipe
 from rendering.view_set import CONDITION
+from training.config import TrainConfig
 from training.lookup import method_named
-from training.loop import TrainConfig
 from training.methods.base import StageBudget
 from training.rates import PEAK_TFLOPS
 

@@ -13,8 +13,8 @@ from rendering.catalog import CatalogConfig
 from rendering.curate import CurateConfig
 from rendering.fetch import FetchConfig
 from rendering.render import RenderConfig
+from training.config import TrainConfig
 from training.encode import EncodeConfig
-from training.loop import TrainConfig
 from training.register import RegisterConfig
 
 

@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from infra.errors import UserError
 from training.checkpoint import Checkpoints, State
+from training.config import TrainConfig
 from training.engine import Engine
-
-if TYPE_CHECKING:
-    from training.loop import TrainConfig
 
 
 @dataclass
@@ -23,9 +20,7 @@ class Curves:
     usual: dict[str, list[float]] = field(default_factory=dict)
 
 
-def save(
-    engine: Engine, config: "TrainConfig", checkpoints: Checkpoints, step: int, curves: Curves, window: list[dict[str, float]]
-) -> None:
+def save(engine: Engine, config: TrainConfig, checkpoints: Checkpoints, step: int, curves: Curves, window: list[dict[str, float]]) -> None:
     """One checkpoint after `step` updates: every rank's share, the curves and the rows not yet logged (`window`)."""
     state = {
         "step": step,
@@ -41,7 +36,7 @@ def save(
     checkpoints.save(step, engine.save, state, score)
 
 
-def resume(engine: Engine, config: "TrainConfig", checkpoints: Checkpoints) -> tuple[Curves, list[dict[str, float]], int]:
+def resume(engine: Engine, config: TrainConfig, checkpoints: Checkpoints) -> tuple[Curves, list[dict[str, float]], int]:
     """Curves, the unlogged rows and the next step; from nothing when there is no checkpoint.
 
     Which samples a step sees depends on `(seed, epoch, step)` and not on the number of workers, so the curve goes on as it

@@ -10,7 +10,7 @@ from PIL import Image
 
 from rendering.codecs import encode_image
 from rendering.view_set import ViewSet
-from training.methods import load_generator
+from training.lookup import load_generator
 from training.methods.base import Generator
 from training.photo import given_views
 

@@ -17,11 +17,12 @@ from infra.errors import UserError
 from infra.seeds import seed_for
 from infra.storage import Location
 from training.checkpoint import Checkpoints, LocalCheckpoints, uploads_ended
+from training.config import TrainConfig
 from training.data import DataLocations, TrainData
 from training.deepspeed_engine import DeepSpeedEngine
 from training.engine import Engine, PlainEngine, device_here, process_group_from_environment, rank_and_world
 from training.lookup import method_named
-from training.loop import Curves, TrainConfig, fit
+from training.loop import Curves, fit
 from training.methods.base import Encoder, Method, Stage, Trainable, TrainObject
 from training.pictures import write_pictures
 

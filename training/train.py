@@ -25,10 +25,10 @@ from infra.errors import UserError
 from infra.job import Job, Resources, Summary
 from infra.storage import Location
 from training.checkpoint import SharedCheckpoints
+from training.config import TrainConfig
 from training.data import DataLocations
 from training.guard import UnstableTraining
 from training.lookup import method_named
-from training.loop import TrainConfig
 from training.plots import loss_plot
 from training.stage import StageInputs, train_stage
 

@@ -12,9 +12,10 @@ from infra.seeds import rng_for
 from rendering.rig_views import RigViews
 from rendering.view_set import ViewSet
 from training.checkpoint import NoCheckpoints
+from training.config import TrainConfig
 from training.engine import gather_objects, trained_parameters
 from training.lookup import method_named
-from training.loop import TrainConfig, fit
+from training.loop import fit
 from training.memory import free_bytes, within_memory
 from training.methods.base import Stage, Trainable, TrainObject
 from training.rates import peak_memory_gb

@@ -17,9 +17,9 @@ from evaluation.proofs.measures import aligned_truth, foreground_psnr, summary
 from evaluation.proofs.sampling import generator_of, sampled
 from evaluation.proofs.setups import Setup
 from evaluation.proofs.shapes import consistency, known, reasons
+from training.config import TrainConfig
 from training.engine import device_here
 from training.flops import train_flops
-from training.loop import TrainConfig
 from training.methods.mvdiffusionpp_config import Config
 
 SCORED = 24

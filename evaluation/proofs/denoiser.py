@@ -10,8 +10,8 @@ from evaluation.proofs.data import VAL, ProofData
 from evaluation.proofs.fitting import Figures, fitted
 from evaluation.proofs.measures import aligned_truth, foreground_psnr
 from evaluation.proofs.sampling import one_step, sampled
+from training.config import TrainConfig
 from training.engine import device_here
-from training.loop import TrainConfig
 from training.methods import METHODS
 from training.methods.mvdiffusionpp_config import Config
 from training.methods.mvdiffusionpp_encode import ViewEncoder

@@ -20,7 +20,7 @@ from evaluation.proofs.setups import Setup
 from infra.seeds import rng_for
 from training.engine import device_here
 from training.flops import train_flops
-from training.loop import to_device
+from training.loader import to_device
 from training.methods import METHODS
 from training.methods.mvdiffusionpp_config import Config
 

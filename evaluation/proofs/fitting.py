@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from evaluation.proofs.data import VAL, ProofData
 from infra.seeds import seed_for
 from training.checkpoint import LocalCheckpoints
+from training.config import TrainConfig
 from training.engine import PlainEngine, device_here
-from training.loop import TrainConfig, fit
+from training.loop import fit
 from training.methods.base import Trainable
 
 CURVES, WEIGHTS = "curves.json", "checkpoint"

@@ -7,7 +7,8 @@ import numpy as np
 
 from evaluation.proofs.data import ProofData
 from rendering.view_set import CONDITION
-from training.methods import METHODS, load_generator
+from training.lookup import load_generator
+from training.methods import METHODS
 from training.methods.base import Generator
 from training.methods.mvdiffusionpp_config import Config
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from training.config import TrainConfig
 from training.diffusion.schedule import ScheduleConfig
-from training.loop import TrainConfig
 from training.methods.mvdiffusionpp_config import Config, small
 from training.nn.config import ClipConfig, UnetConfig, VaeConfig
 

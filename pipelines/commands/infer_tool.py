@@ -28,7 +28,7 @@ def infer(options: argparse.Namespace) -> dict[str, Any]:
     from rendering.sheet import contact_sheet
     from training.batch import resized
     from training.diffusion.sampling import USUAL_STEPS
-    from training.methods import load_generator
+    from training.lookup import load_generator
     from training.photo import given_views
 
     shown = given_views(options.image[0].stem, _pictures(options.image, options.mask, options.preprocess == "photo"))

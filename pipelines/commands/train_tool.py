@@ -12,10 +12,10 @@ from pipelines.context import Context, absolute
 from pipelines.dag import Step, decide_all
 from pipelines.fingerprint import canonical, difference
 from pipelines.runner import say
+from training.config import TrainConfig
 from training.data import DataLocations
 from training.engine import device_here, process_group_from_environment
 from training.guard import UnstableTraining
-from training.loop import TrainConfig
 from training.plots import loss_plot
 from training.stage import StageInputs, fit_local
 from training.tryout import Trial, try_stage

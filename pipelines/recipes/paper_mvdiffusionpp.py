@@ -11,7 +11,7 @@ from infra.job import Resources
 from pipelines.recipe import Recipe
 from rendering.catalog import CatalogConfig
 from rendering.render import RenderConfig
-from training.loop import TrainConfig
+from training.config import TrainConfig
 from training.methods.mvdiffusionpp_config import paper
 
 GPUS = 128  # section 6

@@ -37,7 +37,7 @@ PLAIN = [
     "training/diffusion",
     "training/methods",
     *(f"training/bench{part}.py" for part in ("", "_kernels", "_options", "_rows", "_unet")),
-    *(f"training/{name}.py" for name in ("batch", "checkpoint", "data", "ema", "engine", "flops", "guard", "loader", "loop")),
+    *(f"training/{name}.py" for name in ("batch", "checkpoint", "config", "data", "ema", "engine", "flops", "guard", "loader", "loop")),
     *(f"training/{name}.py" for name in ("rates", "resume", "sampler")),
     *(f"evaluation/proofs/{name}.py" for name in ("ablate", "adapt", "compare", "condition", "conditions", "data", "denoiser", "dropout")),
     *(f"evaluation/proofs/{name}.py" for name in ("fitting", "latents", "measures", "memorise", "rgb_vae", "run", "sampling", "setups")),

@@ -33,7 +33,8 @@ from rendering.cameras import orbit
 from rendering.view_set import CONDITION, TARGET, ViewSet
 from training.checkpoint import NoCheckpoints
 from training.engine import PlainEngine
-from training.loop import TrainConfig, fit
+from training.config import TrainConfig
+from training.loop import fit
 from training.methods import METHODS
 from training.methods.base import TrainObject
 from training.methods.mvdiffusionpp_encode import ViewEncoder

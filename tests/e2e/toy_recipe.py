@@ -6,7 +6,7 @@ from infra.job import Resources
 from pipelines.recipe import Recipe
 from pipelines.recipes import smoke
 from tests.e2e.toy_method import Config
-from training.loop import TrainConfig
+from training.config import TrainConfig
 
 
 def recipe() -> Recipe:

@@ -22,7 +22,8 @@ from infra.storage import Location
 from rendering.view_set import CONDITION, TARGET, ViewSet
 from rendering.views import ViewStore
 from tests.evaluation.traced import chair, imagined, rendered, store
-from training.methods import METHODS, load_generator
+from training.lookup import load_generator
+from training.methods import METHODS
 from training.methods.mvdiffusionpp_config import smoke
 
 UIDS = ["chair_0", "chair_1", "chair_2", "chair_3"]

@@ -10,7 +10,7 @@ from PIL import Image
 from pipelines.__main__ import main
 from tests.training.painted import painted_views
 from tests.training.random_model import random_model
-from training.methods import load_generator
+from training.lookup import load_generator
 from training.photo import framed, given_views
 
 

@@ -14,9 +14,10 @@ from tests.training.painted import painted_views
 from tests.training.test_loop import CONFIG, untimed
 from tests.training.toy import write_objects
 from training.checkpoint import NoCheckpoints
+from training.config import TrainConfig
 from training.data import DataLocations
 from training.engine import PlainEngine
-from training.loop import TrainConfig, fit
+from training.loop import fit
 from training.methods import METHODS
 from training.methods.base import TrainObject
 from training.stage import StageInputs, _prepare, fit_local

@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 from infra.errors import UserError
 from infra.storage import Location
 from tests.training.toy import ToyConfig, write_objects
+from training.config import TrainConfig
 from training.data import DataLocations
 from training.guard import NonFiniteTraining
-from training.loop import TrainConfig, lr_at
+from training.loop import lr_at
 from training.rates import MEASURED
 from training.stage import StageInputs, fit_local
 

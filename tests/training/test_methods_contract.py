@@ -12,7 +12,8 @@ from infra.errors import UserError
 from infra.seeds import rng_for
 from rendering.view_set import CONDITION, TARGET
 from tests.training.painted import painted_views
-from training.methods import METHODS, load_generator
+from training.lookup import load_generator
+from training.methods import METHODS
 from training.methods.base import Method, Trainable, TrainObject
 
 STEPS = 20

@@ -13,7 +13,8 @@ from infra.errors import UserError
 from infra.seeds import rng_for
 from rendering.view_set import CONDITION, ViewSet
 from tests.training.painted import painted_views
-from training.methods import METHODS, load_generator
+from training.lookup import load_generator
+from training.methods import METHODS
 from training.methods.base import TrainObject
 from training.methods.mvdiffusionpp import stage_named
 from training.methods.mvdiffusionpp_config import Config, paper, small, smoke, tiny

@@ -15,10 +15,10 @@ from rendering.views import ViewStore
 from tests.training.painted import write_painted
 from tests.training.test_loop import untimed
 from training import train
+from training.config import TrainConfig
 from training.data import DataLocations, TrainData
 from training.encoded import to_table, write_shards
 from training.flops import train_flops
-from training.loop import TrainConfig
 from training.methods import METHODS
 from training.stage import StageInputs, fit_local
 

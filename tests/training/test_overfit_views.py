@@ -10,10 +10,11 @@ import torch
 from rendering.view_set import CONDITION
 from tests.training.painted import painted_views
 from training.batch import signed_rgba
-from training.methods import METHODS, load_generator
+from training.lookup import load_generator
+from training.methods import METHODS
 from training.methods.base import Trainable, TrainObject
 from training.methods.mvdiffusionpp_config import smoke
-from training.methods.mvdiffusionpp_vae import reconstruction_figures
+from training.methods.mvdiffusionpp_figures import reconstruction_figures
 from training.methods.mvdiffusionpp_views import rolled_targets
 from training.nn.config import VaeConfig
 

@@ -18,7 +18,7 @@ from PIL import Image
 from infra.errors import UserError
 from tests.training.painted import painted_views
 from tests.training.random_model import CONFIG, random_model
-from training.methods import load_generator
+from training.lookup import load_generator
 from training.methods.mvdiffusionpp_pipeline import MVDiffusionPPPipeline
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,8 @@ from rendering.view_set import on_white
 from tests.training.painted import painted_views
 from training.batch import resized, signed_rgba, straight_rgba
 from training.methods.mvdiffusionpp_config import smoke
-from training.methods.mvdiffusionpp_vae import gradient_loss, reconstruction_figures, vae_loss
+from training.methods.mvdiffusionpp_figures import reconstruction_figures
+from training.methods.mvdiffusionpp_vae import gradient_loss, vae_loss
 from training.nn.config import VaeConfig
 from training.nn.pretrained import load_vae
 from training.nn.vae import MaskAwareVAE, empty_autoencoder

@@ -16,7 +16,7 @@ from training.diffusion.objective import x0_from
 from training.diffusion.sampling import make_scheduler, sample
 from training.diffusion.schedule import NoiseSchedule
 from training.methods.base import Preview, TrainObject
-from training.methods.mvdiffusionpp_vae import reconstruction_figures
+from training.methods.mvdiffusionpp_figures import reconstruction_figures
 from training.nn.vae import MaskAwareVAE
 
 SAMPLING_STEPS = 10  # DDIM; enough to see what a stage has learnt

@@ -17,6 +17,7 @@ from training.batch import signed_rgba, to_device
 from training.flops import Flops, training, vae_flops
 from training.methods.base import Preview, TrainObject
 from training.methods.mvdiffusionpp_config import Config
+from training.methods.mvdiffusionpp_figures import reconstruction_figures
 from training.nn.config import lpips_file_of
 from training.nn.discriminator import PatchDiscriminator, fooling_loss, hinge_loss
 from training.nn.lpips import Lpips
@@ -213,24 +214,6 @@ def gradient_loss(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
         difference = F.avg_pool2d(a - b, 2**scale) if scale else a - b
         total = total + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
     return total / scales
-
-
-def reconstruction_figures(pictures: Tensor, decoded: Tensor) -> dict[str, Tensor]:
-    """Per view `[N]`: PSNR on white in [0, 1] over all pixels and over true foreground (alpha > 0.5), and mask IoU."""
-    error = ((decoded[:, :3].clamp(-1, 1) - pictures[:, :3]) / 2.0).square().mean(1)
-    foreground = pictures[:, 3] > 0
-    predicted = decoded[:, 3] > 0
-    count = foreground.sum((1, 2)).clamp(min=1)
-    union = (foreground | predicted).sum((1, 2))
-    return {
-        "psnr": _psnr(error.mean((1, 2))),
-        "psnr_foreground": _psnr((error * foreground).sum((1, 2)) / count),
-        "mask_iou": torch.where(union > 0, (foreground & predicted).sum((1, 2)) / union.clamp(min=1), 1.0),
-    }
-
-
-def _psnr(mean_square: Tensor) -> Tensor:
-    return -10.0 * torch.log10(mean_square.clamp(min=1e-10))
 
 
 def _latent_shape(config: Config) -> tuple[int, int]:
