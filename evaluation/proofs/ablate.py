@@ -79,7 +79,7 @@ def ablate(setup: Setup, data: ProofData, out: Path) -> dict[str, Any]:
 def _flops(config: Config) -> float:
     views = 1 + config.keep_views
     counts = [1] * views if config.unet.cross_view == "none" else [views]
-    return train_flops(config.unet, counts, config.latent_size, config.vae.latent_channels, 1, False)
+    return train_flops(config.unet, counts, config.latent_size, config.vae.latent_channels, config.clip.tokens_per_picture, False)
 
 
 def _forget_tokens(generator: Any) -> None:

@@ -106,7 +106,7 @@ def step_cost(config: Config, data: ProofData) -> dict[str, float]:
     counts = [1 + config.keep_views]
     return {
         "seconds_per_object": float(np.median(seconds[1:])) / TIMED_OBJECTS,
-        "flops": train_flops(config.unet, counts, config.latent_size, config.vae.latent_channels, 1, False),
+        "flops": train_flops(config.unet, counts, config.latent_size, config.vae.latent_channels, config.clip.tokens_per_picture, False),
         "saved_bytes": _saved_bytes(training, module, batch) / TIMED_OBJECTS,
     }
 

@@ -45,11 +45,13 @@ def cpu() -> Setup:
             norm_num_groups=16,
             view_scale_rate=30.0,
         ),
-        clip=ClipConfig(image_size=32, patch_size=8, hidden_size=64, num_layers=2, num_heads=2, mlp_size=128, projection_dim=64),
+        clip=ClipConfig(
+            image_size=32, patch_size=8, hidden_size=64, num_layers=2, num_heads=2, mlp_size=128, projection_dim=64, tokens="patch"
+        ),
         max_conditions=4,
         latent_scale=None,
         schedule=ScheduleConfig(zero_terminal_snr=True),
-        last_timestep_share=0.25,
+        last_timestep_share=0.4,
         condition_drop=0.0,
         vae_views=8,
         reconstruction="l2",
@@ -78,7 +80,7 @@ def cpu() -> Setup:
     unet = TrainConfig(
         method="mvdiffusionpp",
         stage="unet2",
-        steps=2400,
+        steps=4000,
         global_batch=8,
         micro_batch=8,
         lr=1e-3,
