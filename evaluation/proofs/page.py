@@ -32,8 +32,10 @@ def write_page(results: Path, folder: Path) -> list[Path]:
             continue
         result = json.loads(path.read_text())
         parts.append(_section(name, result))
+        captions = {"curves": "Figures while training:", "views": "Truth above, samples below:"}
         for picture in (*_curves(name, result, folder), *_strips(results / f"{name}.npz", name, folder)):
-            parts.append(f"![{TITLES[name]}]({picture.name})")
+            caption = captions[picture.stem.rpartition("-")[2]]
+            parts.append(f"{caption}\n\n![{TITLES[name]}]({picture.name})")
             written.append(picture)
     page = folder / "README.md"
     page.write_text("\n\n".join(parts) + "\n")
