@@ -138,8 +138,8 @@ class MaskAwareVAE(nn.Module):
 
         diffusers' convention: `(z - latents_mean) * scaling_factor / latents_std`.
         """
-        if self.fixed_scale is not None:
-            self.autoencoder.register_to_config(scaling_factor=self.fixed_scale)
+        if self.fixed_scale is not None or not self.latent_power.any():  # fixed, or nothing measured yet
+            self.autoencoder.register_to_config(scaling_factor=self.fixed_scale or 1.0, latents_mean=None, latents_std=None)
             return
         shift, scale = (part.flatten().tolist() for part in self._constants())
         spread = [1.0 / value for value in scale]
