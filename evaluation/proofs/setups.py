@@ -96,7 +96,7 @@ def cpu() -> Setup:
     return Setup(
         model=model,
         vae_rgb=vae,
-        vae=replace(vae, steps=800, lr=1e-3),
+        vae=replace(vae, steps=1600, lr=1e-3),
         memorise=replace(unet, steps=1600, global_batch=4, micro_batch=4, lr=1.5e-3, validate_every=200),
         condition=unet,
         dropout=replace(unet, steps=480),
@@ -108,7 +108,7 @@ def cpu() -> Setup:
 def gpu() -> Setup:
     """For one card, not run yet: the denoiser of recipe `small` (70 M parameters, 16x16 latents of 4 channels) on 64 px views.
 
-    64 px and a VAE of 3 M parameters keep the data file under 60 MB.
+    64 px keep the data file small enough to carry: it holds pictures, latents are made on the card.
     """
     base, sizes = cpu(), small()
     model = replace(

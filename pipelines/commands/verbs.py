@@ -181,7 +181,7 @@ def add_prove_verb(verbs: Any) -> None:
 
 
 def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="smoke, tiny, small, paper_mvdiffusionpp, or package.module:function of your own")
+    parser.add_argument("recipe", help="smoke, tiny, small, proof, proof_gpu, paper_mvdiffusionpp, or package.module:function of your own")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="change one setting; may be repeated")
     parser.add_argument("--label", help="name of the results; default: the recipe's name, plus six hex digits when --set is used")
     parser.add_argument("--store", help="where results lie: a path or a URL (default $MVFORGE_STORE or ~/.mvforge/store)")

@@ -16,7 +16,7 @@ def recipe() -> Recipe:
 
 
 def gpu_recipe() -> Recipe:
-    """400 objects at 64 px with 10 condition views; the file for the card stays under 60 MB."""
+    """400 objects at 64 px with 10 condition views, few enough for a file that can be carried to the card (not made yet)."""
     return _recipe("proof_gpu", gpu(), objects=400, samples=8, workers=2, gpus=1.0)
 
 

@@ -1,7 +1,7 @@
 """The one door to attention: xformers where it works, else PyTorch's SDPA, and a slow reference as oracle.
 
-On a CPU, training in bf16 writes the matrix products out: there SDPA's backward pass takes some four times as long
-(`mvforge bench train --rows attention` has both).
+On a CPU, training in bf16 writes the matrix products out, because SDPA's flash kernel is slow at it: forward and backward of
+528 tokens take about twice as long (`python -m training.bench --rows 'attention*'`, docs/benchmarks.md).
 
 Axis letters: B sequences, H heads, D head width, Lq and Lk tokens, T tokens of all sequences of a packed call.
 """
