@@ -138,9 +138,12 @@ def test_subsets_samplers_steps_and_progress(pipe: MVDiffusionPPPipeline, monkey
 
 
 def test_half_precision_and_decoding_in_parts_stay_near(folder: Path, pipe: MVDiffusionPPPipeline) -> None:
+    # In double precision, so that a convolution chosen by batch size cannot make the difference; only rounding to a byte can.
+    double = MVDiffusionPPPipeline.from_pretrained(folder, torch_dtype=torch.float64)
+    double.set_progress_bar_config(disable=True)
+    parts = [double(pictures(), generator=1, decode_chunk_size=size, **QUICK).images.astype(int) for size in (5, 32)]
+    assert np.abs(parts[0] - parts[1]).max() <= 1
     whole = pipe(pictures(), generator=1, **QUICK).images.astype(int)
-    parts = pipe(pictures(), generator=1, decode_chunk_size=5, **QUICK).images.astype(int)
-    assert np.abs(whole - parts).max() <= 1
     low = MVDiffusionPPPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16)
     low.set_progress_bar_config(disable=True)
     assert {part.dtype for part in (low.unet, low.vae, low.image_encoder, low.view_embedding)} == {torch.bfloat16}
