@@ -19,6 +19,7 @@ TITLES = {
     "ablate": "What each part is worth",
 }
 ORDER = list(TITLES)
+NEED_A_GPU = ("compare", "conditions", "ablate")
 SHOWN_OBJECTS, SHOWN_VIEWS, CELL_PX = 6, (0, 2, 4, 6, 8, 10, 16, 18, 24, 28), 64
 
 
@@ -29,6 +30,7 @@ def write_page(results: Path, folder: Path) -> list[Path]:
     for name in ORDER:
         path = results / f"{name}.json"
         if not path.is_file():
+            parts.append(_not_run(name))
             continue
         result = json.loads(path.read_text())
         parts.append(_section(name, result))
@@ -48,6 +50,12 @@ Written by `mvforge prove page` from the `*.json` that the commands below leave;
 on white; foreground means over the true mask. Brackets are bootstrap 95 % intervals over objects."""
 
 
+def _not_run(name: str) -> str:
+    setup = " --setup gpu" if name in NEED_A_GPU else ""
+    why = ": it needs a GPU, and none was at hand" if name in NEED_A_GPU else ""
+    return f"## {TITLES[name]}\n\n**Not run**{why}. The command is ready: `mvforge prove {name}{setup}`."
+
+
 def _section(name: str, result: dict[str, Any]) -> str:
     machine = result["machine"]
     share = "" if result["share"] == 1.0 else f", with a share of {result['share']:g} of the steps (a trial, it proves nothing)"
@@ -60,18 +68,29 @@ def _section(name: str, result: dict[str, Any]) -> str:
         "|---|---|---|",
     ]
     for claim, facts in result["claims"].items():
-        lines.append(f"| {claim} | {_value(facts)} | {'yes' if facts['holds'] else '**no**'} |")
-    return "\n".join([*lines, *_tables(result)])
+        lines.append(f"| {claim} | {_value(facts, 3)} | {'yes' if facts['holds'] else '**no**'} |")
+    return "\n".join([*lines, *_tables(result), *_trainings(result)])
+
+
+def _trainings(result: dict[str, Any]) -> list[str]:
+    """How long each training behind the figures was, by its own clock (what else the machine did counts in)."""
+    rows = []
+    for training, curves in result["curves"].items():
+        history = curves["history"]
+        if history:
+            minutes = history[-1]["step"] * float(np.mean([row["seconds"] for row in history])) / 60
+            rows.append(f"| {training} | {history[-1]['step']:.0f} | {minutes:.1f} |")
+    return ["", "| training | steps | minutes |", "|---|---|---|", *rows] if rows else []
 
 
 def _devices(machine: dict[str, Any]) -> str:
     return f"{machine['device']}, {machine['threads']} thread{'s' if machine['threads'] != 1 else ''}, torch {machine['torch']}"
 
 
-def _value(facts: dict[str, Any]) -> str:
+def _value(facts: dict[str, Any], digits: int = 2) -> str:
     key = "value" if "value" in facts else "mean"
     interval = facts.get("ci95")
-    return f"{facts[key]:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
+    return f"{facts[key]:.{digits}f}" + (f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else "")
 
 
 def _tables(result: dict[str, Any]) -> list[str]:

@@ -150,8 +150,12 @@ def test_every_proof_runs_and_its_page_is_written(
     for name in names:
         result = json.loads((tmp_path / "out" / f"{name}.json").read_text())
         for claim, facts in result["claims"].items():
-            assert f"| {claim} | {facts['value']:.2f}" in text
+            assert f"| {claim} | {facts['value']:.3f}" in text
     assert all(picture.stat().st_size > 1000 for picture in pictures) and len(pictures) >= 8
+    assert "Not run" not in text and text.count("| training | steps | minutes |") == len(names)
+    (tmp_path / "out" / "ablate.json").unlink()
+    text = write_page(tmp_path / "out", tmp_path / "page")[0].read_text()
+    assert text.count("**Not run**") == 1 and "`mvforge prove ablate --setup gpu`" in text
 
 
 def test_unknown_setup_is_refused(tmp_path: Path) -> None:

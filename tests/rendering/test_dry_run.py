@@ -14,13 +14,13 @@ from rendering.render_status import render_status
 from rendering.views import ViewStore
 
 pytestmark = pytest.mark.ray
-OBJECTS = 5000
+OBJECTS = 3000
 FAILURES = len(range(0, OBJECTS, dry.FAILS_EVERY))
 
 
 @pytest.fixture(scope="module")
 def pushed(ray_cluster, tmp_path_factory):
-    """Facts of five thousand objects, and the folder they left."""
+    """Facts of three thousand objects, and the folder they left."""
     folder = tmp_path_factory.mktemp("dry")
     return dry.dry_run(OBJECTS, workers=2, folder=folder), Location(str(folder))
 
@@ -34,7 +34,7 @@ def test_thousands_of_objects_are_each_accounted_for(pushed):
     assert book.column("reason").to_pylist().count("dry_failure") == FAILURES and set(book.column("attempts").to_pylist()) == {1}
     store = ViewStore(place / "out")
     assert len(store.uids()) == OBJECTS - FAILURES
-    number = 4321
+    number = 2321
     assert store.read(f"dry-{number:07d}").rgba[0, 0, 0].tolist() == [number >> 16 & 255, number >> 8 & 255, number & 255, 255]
     summary = (place / "out" / "statistics.json").read_json()
     assert (summary["objects"], summary["views"], summary["resolution"]) == (OBJECTS - FAILURES, OBJECTS - FAILURES, 8)
