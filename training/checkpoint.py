@@ -6,23 +6,23 @@ files there and not through the process group, which the training uses at the sa
 """
 
 import contextlib
-import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch.distributed as dist
 
-MANIFEST = "manifest.json"
+from training.background_upload import BackgroundUpload
+from training.checkpoint_folder import Folder, LocalFolder
+from training.checkpoint_manifest import MANIFEST, Fault, check_file, digest_of, read_manifest, sha256_of, share_name
+
 REFUSED = "refused.json"
 POLL_S = 0.1
 COMMIT_PATIENCE_S = 3600.0  # for the slowest rank's upload
@@ -33,22 +33,6 @@ log = logging.getLogger(__name__)
 Write = Callable[[Path], None]
 State = dict[str, Any]
 """Plain values that are saved with a checkpoint: step, world size, curves so far."""
-
-
-class Folder(Protocol):
-    """A place that all ranks see: `LocalFolder`, or `infra.storage.Location` for object stores too."""
-
-    @property
-    def is_local(self) -> bool: ...
-    def local_path(self) -> Path: ...
-    def __truediv__(self, name: str) -> "Folder": ...
-    def children(self) -> Sequence[Any]: ...
-    def exists(self) -> bool: ...
-    def read_bytes(self) -> bytes: ...
-    def write_bytes(self, data: bytes) -> None: ...
-    def upload(self, source: Path) -> None: ...
-    def download(self, target: Path) -> None: ...
-    def delete(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -128,7 +112,7 @@ class SharedCheckpoints:
     def __init__(self, folder: Folder, keep: int = 2, keep_best: int = 1) -> None:
         self.folder, self.keep, self.keep_best = folder, max(keep, 1), keep_best
         self._attempt: str | None = None
-        self._upload: _Upload | None = None
+        self._upload: BackgroundUpload | None = None
         self._timings: dict[str, float] = {}
 
     def save(self, step: int, write: Write, state: State, score: float | None = None) -> None:
@@ -144,7 +128,7 @@ class SharedCheckpoints:
         # The curves go on growing while the thread runs.
         header = json.dumps({"step": step, "score": score, "state": state})
         rank, world = _rank_and_world()
-        self._upload = _Upload(lambda: self._commit(place, scratch, header, rank, world))
+        self._upload = BackgroundUpload(lambda: self._commit(place, scratch, header, rank, world))
         self._timings["checkpoint_wait_s"] = time.perf_counter() - began
 
     def _commit(self, place: Folder, scratch: Path, header: str, rank: int, world: int) -> None:
@@ -152,9 +136,9 @@ class SharedCheckpoints:
             files = {}
             for path in sorted(p for p in scratch.rglob("*") if p.is_file()):
                 name = path.relative_to(scratch).as_posix()
-                files[name] = {"size": path.stat().st_size, "sha256": _sha256(path), "rank": rank}
+                files[name] = {"size": path.stat().st_size, "sha256": sha256_of(path), "rank": rank}
                 (place / name).upload(path)
-            (place / _share(rank)).write_bytes(json.dumps(files).encode())
+            (place / share_name(rank)).write_bytes(json.dumps(files).encode())
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         if rank != 0:
@@ -163,11 +147,11 @@ class SharedCheckpoints:
         for share in self._await_shares(place, world):
             every.update(json.loads(share.read_bytes()))
         body = {**json.loads(header), "files": every}
-        (place / MANIFEST).write_bytes(json.dumps({"sha256": _digest(body), "body": body}).encode())
+        (place / MANIFEST).write_bytes(json.dumps({"sha256": digest_of(body), "body": body}).encode())
         self._prune()
 
     def _await_shares(self, place: Folder, world: int) -> list[Folder]:
-        names = [_share(rank) for rank in range(world)]
+        names = [share_name(rank) for rank in range(world)]
         deadline = time.monotonic() + COMMIT_PATIENCE_S
         while missing := set(names) - {entry.name for entry in place.children()}:
             if time.monotonic() > deadline:
@@ -181,8 +165,8 @@ class SharedCheckpoints:
         if self.keep_best:
             scored = []
             for name in complete:
-                with contextlib.suppress(_Fault):
-                    body = _read_manifest(self.folder / name)
+                with contextlib.suppress(Fault):
+                    body = read_manifest(self.folder / name)
                     if body["score"] is not None:
                         scored.append((body["score"], body["step"], name))
             kept |= {name for _, _, name in sorted(scored)[: self.keep_best]}
@@ -202,7 +186,7 @@ class SharedCheckpoints:
                 saved, fault = None, None
                 try:
                     saved = self._open(name, whole, stack)
-                except _Fault as error:
+                except Fault as error:
                     fault = str(error)
                 faults = sorted({each for each in _everyone(fault) if each})
                 if not faults:
@@ -230,7 +214,7 @@ class SharedCheckpoints:
     def _open(self, name: str, whole: Callable[[State], bool], stack: contextlib.ExitStack) -> Saved:
         rank, _ = _rank_and_world()
         place = self.folder / name
-        body = _read_manifest(place)
+        body = read_manifest(place)
         every = whole(body["state"])
         wanted = {file: facts for file, facts in body["files"].items() if every or facts["rank"] in (0, rank)}
         if place.is_local:
@@ -239,10 +223,10 @@ class SharedCheckpoints:
             local = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mvforge-resume-")))
             for each in wanted:
                 if not (place / each).exists():
-                    raise _Fault(f"{each} is missing")
+                    raise Fault(f"{each} is missing")
                 (place / each).download(local / each)
         for each, facts in wanted.items():
-            _check_file(local / each, each, facts)
+            check_file(local / each, each, facts)
         return Saved(name, local, body["state"])
 
     def timings(self) -> dict[str, float]:
@@ -280,122 +264,6 @@ class LocalCheckpoints(SharedCheckpoints):
 
     def __init__(self, folder: Path, keep: int = 2, keep_best: int = 1) -> None:
         super().__init__(LocalFolder(folder), keep, keep_best)
-
-
-class _Upload:
-    """Work in a daemon thread: it dies with the process and leaves nothing that looks complete."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self.error: BaseException | None = None
-        self.seconds: float | None = None
-        self._thread = threading.Thread(target=self._run, args=(work,), name="checkpoint upload", daemon=True)
-        self._thread.start()
-
-    def _run(self, work: Callable[[], None]) -> None:
-        began = time.perf_counter()
-        try:
-            work()
-        except BaseException as error:  # raised where the training waits for it
-            self.error = error
-        self.seconds = time.perf_counter() - began
-
-    def ended(self, patience_s: float | None) -> bool:
-        self._thread.join(patience_s)
-        return not self._thread.is_alive()
-
-
-@dataclass(frozen=True)
-class LocalFolder:
-    """`Folder` on a plain path, with the standard library alone."""
-
-    path: Path
-    is_local = True
-
-    def local_path(self) -> Path:
-        return self.path
-
-    def __truediv__(self, name: str) -> "LocalFolder":
-        return LocalFolder(self.path / name)
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-    def children(self) -> list[Path]:
-        return sorted(self.path.iterdir()) if self.path.is_dir() else []
-
-    def exists(self) -> bool:
-        return self.path.exists()
-
-    def read_bytes(self) -> bytes:
-        return self.path.read_bytes()
-
-    def write_bytes(self, data: bytes) -> None:
-        with self._appearing() as stream:
-            stream.write(data)
-
-    def upload(self, source: Path) -> None:
-        with self._appearing() as target, open(source, "rb") as stream:
-            shutil.copyfileobj(stream, target, 1 << 24)
-
-    def download(self, target: Path) -> None:
-        LocalFolder(target).upload(self.path)
-
-    @contextlib.contextmanager
-    def _appearing(self) -> Iterator[Any]:
-        """A file that has its name only when it is whole and on disk."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{uuid.uuid4().hex}.tmp")
-        try:
-            with open(temporary, "wb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def delete(self) -> None:
-        if self.path.is_dir():
-            shutil.rmtree(self.path)
-        else:
-            self.path.unlink(missing_ok=True)
-
-
-class _Fault(Exception):
-    """A checkpoint is not what was written."""
-
-
-def _share(rank: int) -> str:
-    return f"share-{rank:05d}.json"
-
-
-def _read_manifest(place: Folder) -> dict[str, Any]:
-    try:
-        content = json.loads((place / MANIFEST).read_bytes())
-        body, digest = content["body"], content["sha256"]
-    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-        raise _Fault(f"{MANIFEST} cannot be read ({type(error).__name__})") from error
-    if _digest(body) != digest:
-        raise _Fault(f"{MANIFEST} does not match its own SHA-256")
-    return body
-
-
-def _check_file(path: Path, name: str, facts: dict[str, Any]) -> None:
-    if not path.is_file():
-        raise _Fault(f"{name} is missing")
-    if path.stat().st_size != facts["size"]:
-        raise _Fault(f"{name} has {path.stat().st_size} bytes instead of {facts['size']}")
-    if _sha256(path) != facts["sha256"]:
-        raise _Fault(f"{name} does not match its SHA-256")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def _rank_and_world() -> tuple[int, int]:

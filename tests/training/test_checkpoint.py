@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from infra.storage import Location
-from training.checkpoint import LocalCheckpoints, LocalFolder, SharedCheckpoints
+from training.checkpoint import LocalCheckpoints, SharedCheckpoints
+from training.checkpoint_folder import LocalFolder
 
 
 class Elsewhere(LocalFolder):
