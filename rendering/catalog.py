@@ -44,6 +44,7 @@ class CatalogConfig:
             are named by uid and files of a folder are all taken. Raising it only adds objects.
         seed: of the procedural objects and of the choice among Objaverse's.
         families: procedural families to draw from; empty means all.
+        colours: of procedural objects: `contrasting` (front and back differ strongly) or `harmonious` (shades of one hue).
         uids: Objaverse uids.
         uid_file: absolute path of a file with Objaverse uids, one a line or a JSON list.
         lvis_categories: LVIS names; adds their objects to those of `uids` and `uid_file`.
@@ -69,6 +70,7 @@ class CatalogConfig:
     count: int = 24
     seed: int = 0
     families: tuple[str, ...] = ()
+    colours: str = "contrasting"
     uids: tuple[str, ...] = ()
     uid_file: str = ""
     lvis_categories: tuple[str, ...] = ()
@@ -143,7 +145,7 @@ def select_objects(config: CatalogConfig, job: Job) -> tuple[list[ObjectRef], li
 
 def _list_plain(config: CatalogConfig, kind: str, argument: str) -> list[ObjectRef]:
     if kind == PROCEDURAL and not argument:
-        return procedural.list_objects(config.count, config.seed, config.families)
+        return procedural.list_objects(config.count, config.seed, config.families, config.colours)
     if kind == LOCAL and argument:
         return local.list_objects(Path(argument.removeprefix("file://")).expanduser())
     raise _unknown_source(config.source, kind)

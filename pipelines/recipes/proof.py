@@ -27,7 +27,9 @@ def _recipe(name: str, setup: Setup, objects: int, samples: int, workers: int, g
         method="mvdiffusionpp",
         model=setup.model,
         train={"mvae": setup.vae_rgb, "unet1": first, "unet2": setup.condition, "unet3": setup.sparse},
-        catalog=CatalogConfig(source="procedural", count=objects, val_fraction=0.1, test_fraction=0.1),
+        # Shades of one hue: a picture tells the colours of the far sides. Of contrasting objects it does not, and the best
+        # guess of a view from behind is grey, whatever the condition.
+        catalog=CatalogConfig(source="procedural", count=objects, colours="harmonious", val_fraction=0.1, test_fraction=0.1),
         render=RenderConfig(resolution=setup.model.resolution, samples=samples, num_conditions=setup.model.max_conditions),
         generate=GenerateConfig(steps=setup.sampling_steps),
         resources={"render": Resources(workers=workers), "train": Resources(workers=1, gpus=gpus)},

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from infra.errors import UserError
 from infra.seeds import rng_for
 from rendering.sources.base import PROCEDURAL, FetchError, ObjectRef
-from rendering.sources.shapes.draw import Draw
+from rendering.sources.shapes.draw import COLOURS, CONTRASTING, Draw
 from rendering.sources.shapes.families import FAMILIES
 from rendering.sources.shapes.glb import LICENCE, write_glb
 from rendering.sources.shapes.parts import Part
@@ -28,24 +28,32 @@ def check_families(families: Sequence[str]) -> tuple[str, ...]:
     return tuple(families) or tuple(FAMILIES)
 
 
-def _design(family: str, seed: int, index: int) -> tuple[Draw, list[Part]]:
-    draw = Draw(rng_for("procedural", VERSION, family, seed, index))
+def check_colours(colours: str) -> str:
+    """Raises UserError for an unknown way to choose colours."""
+    if colours not in COLOURS:
+        raise UserError(f"unknown procedural colours '{colours}'", f"known: {', '.join(COLOURS)}")
+    return colours
+
+
+def _design(family: str, seed: int, index: int, colours: str = CONTRASTING) -> tuple[Draw, list[Part]]:
+    draw = Draw(rng_for("procedural", VERSION, family, seed, index), colours)
     return draw, FAMILIES[family](draw)
 
 
-def list_objects(count: int, seed: int, families: Sequence[str] = ()) -> list[ObjectRef]:
-    """The first `count` objects of a seed; families take turns."""
+def list_objects(count: int, seed: int, families: Sequence[str] = (), colours: str = CONTRASTING) -> list[ObjectRef]:
+    """The first `count` objects of a seed; families take turns. Colours: see `Draw.palette`; shapes do not depend on them."""
     names = check_families(families)
-    return [_reference(names[index % len(names)], seed, index) for index in range(count)]
+    check_colours(colours)
+    return [_reference(names[index % len(names)], seed, index, colours) for index in range(count)]
 
 
-def _reference(family: str, seed: int, index: int) -> ObjectRef:
-    draw, _ = _design(family, seed, index)
+def _reference(family: str, seed: int, index: int, colours: str) -> ObjectRef:
+    draw, _ = _design(family, seed, index, colours)
     digest = draw.digest()
     return ObjectRef(
         uid=f"{family}-{index:05d}-{digest[:8]}",
         source=PROCEDURAL,
-        uri=f"procedural://{VERSION}/{family}/{seed}/{index}",
+        uri=f"procedural://{VERSION}/{family}/{seed}/{index}" + ("" if colours == CONTRASTING else f"/{colours}"),
         group=f"procedural-{VERSION}-{family}-{digest[:32]}",
         category=family,
         licence=LICENCE,
@@ -57,8 +65,9 @@ def _reference(family: str, seed: int, index: int) -> ObjectRef:
 
 
 def make_glb(uri: str) -> bytes:
-    """The file of `procedural://version/family/seed/index`. Raises FetchError when this version cannot make it."""
-    version, family, seed, index = uri.removeprefix("procedural://").split("/")
-    if int(version) != VERSION or family not in FAMILIES:
+    """The file of `procedural://version/family/seed/index[/colours]`. Raises FetchError when this version cannot make it."""
+    version, family, seed, index, *rest = uri.removeprefix("procedural://").split("/")
+    colours = rest[0] if rest else CONTRASTING
+    if int(version) != VERSION or family not in FAMILIES or colours not in COLOURS:
         raise FetchError("unknown_generator", f"{uri} needs generator version {version}, this is {VERSION}: build the catalog again")
-    return write_glb(_design(family, int(seed), int(index))[1], f"{family}-{int(index):05d}")
+    return write_glb(_design(family, int(seed), int(index), colours)[1], f"{family}-{int(index):05d}")

@@ -1,5 +1,6 @@
 """The generator: valid, closed, textured, deterministic, varied objects whose front is not their back."""
 
+import colorsys
 import hashlib
 import io
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import trimesh
 from skimage.metrics import peak_signal_noise_ratio
 
+from infra.errors import UserError
 from infra.seeds import rng_for
 from rendering.blender import BlenderWorker, Rendered, RenderRequest
 from rendering.cameras import orbit
@@ -157,6 +159,21 @@ def test_another_seed_gives_other_objects_and_families_can_be_chosen():
     first, second = procedural.list_objects(6, 0, ("mug", "car")), procedural.list_objects(6, 1, ("mug", "car"))
     assert [ref.category for ref in first] == ["mug", "car"] * 3
     assert not {ref.group for ref in first} & {ref.group for ref in second}
+
+
+def test_harmonious_objects_have_the_same_shapes_in_shades_of_one_hue():
+    plain, calm = procedural.list_objects(30, 0), procedural.list_objects(30, 0, (), "harmonious")
+    assert not {ref.group for ref in plain} & {ref.group for ref in calm} and not {ref.uid for ref in plain} & {ref.uid for ref in calm}
+    for one, other in zip(plain, calm, strict=True):
+        np.testing.assert_array_equal(loaded(procedural.make_glb(one.uri)).vertices, loaded(procedural.make_glb(other.uri)).vertices)
+    for index in range(40):
+        palette = Draw(np.random.default_rng(index), "harmonious").palette()
+        hues = [colorsys.rgb_to_hsv(*colour)[0] for colour in (palette.front, palette.back, palette.accent, palette.trim)]
+        assert max(abs((hue - hues[0] + 0.5) % 1 - 0.5) for hue in hues) < 0.06
+    with pytest.raises(UserError, match="unknown procedural colours 'grey'"):
+        procedural.list_objects(1, 0, (), "grey")
+    with pytest.raises(FetchError):
+        procedural.make_glb("procedural://1/vase/0/0/grey")
 
 
 def test_equal_parameters_share_a_group_and_a_parameter_is_drawn_once():

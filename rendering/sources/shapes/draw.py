@@ -12,10 +12,12 @@ import numpy as np
 T = TypeVar("T")
 Colour = tuple[float, float, float]
 
+CONTRASTING, HARMONIOUS = COLOURS = ("contrasting", "harmonious")
+
 
 @dataclass(frozen=True)
 class Palette:
-    """sRGB colours in [0, 1]: `front` and `back` differ strongly in hue and lightness, accents go with either."""
+    """sRGB colours in [0, 1] of one object; `Draw.palette` says how they go together."""
 
     front: Colour
     back: Colour
@@ -26,9 +28,11 @@ class Palette:
 class Draw:
     """Draws from a generator and records every draw as an integer, the quantised parameters of an object."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, colours: str = CONTRASTING) -> None:
         self._rng = rng
-        self.values: dict[str, int] = {}
+        self._harmonious = colours == HARMONIOUS
+        # Contrasting objects keep the names that they had before there was a choice.
+        self.values: dict[str, int] = {"harmonious": 1} if self._harmonious else {}
 
     def whole(self, name: str, low: int, high: int) -> int:
         """An integer in [low, high]. Raises ValueError when `name` was drawn before: the record would lose it."""
@@ -52,7 +56,12 @@ class Draw:
         return 1 if self.chance(name) else -1
 
     def palette(self) -> Palette:
-        """Colours of one object. One of front and back is light and the other dark; neither is near white."""
+        """Colours of one object, none near white.
+
+        Contrasting: front and back differ strongly in hue, one is light and the other dark, so that a picture tells from
+        which side it was taken, but little of the other sides. Harmonious: one hue in four shades, as on most real
+        objects; a picture tells the colours of all sides.
+        """
         hue = self.whole("hue", 0, 35) / 36
         opposite = hue + self.whole("hue_shift", 10, 26) / 36
         light = colorsys.hsv_to_rgb(hue, self.number("light_saturation", 0.4, 0.85, 4), self.number("light_value", 0.85, 1.0, 3))
@@ -60,6 +69,16 @@ class Draw:
         accent = colorsys.hsv_to_rgb((hue + self.whole("accent_shift", 4, 8) / 36) % 1, 0.75, 0.8)
         trim = colorsys.hsv_to_rgb((opposite + self.whole("trim_shift", 4, 8) / 36) % 1, 0.55, 0.6)
         front, back = (light, dark) if self.chance("light_front") else (dark, light)
+        if self._harmonious:
+            return self._shades(hue)
+        return Palette(front, back, accent, trim)
+
+    def _shades(self, hue: float) -> Palette:
+        saturation, value = 0.55 + 0.1 * self.values["light_saturation"], 0.75 + 0.1 * self.values["light_value"]
+        front, back, accent, trim = (
+            colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value * shade)
+            for turn, shade in ((0.0, 1.0), (0.02, 0.85), (-0.04, 0.65), (0.05, 0.5))
+        )
         return Palette(front, back, accent, trim)
 
     def digest(self) -> str:
