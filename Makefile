@@ -39,7 +39,16 @@ down: ## Stop the Ray head that `make demo` started (and no other)
 status: setup ## Show the state of every step
 	@$(BIN)/mvforge status tiny
 
-test: setup ## All tests except the long ones, with real Ray, Blender, DeepSpeed and MLflow
+.PHONY: browser
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && apt-get install -y -qq chromium >/dev/null || echo "no Chromium: the tests that look at the report page are skipped"; \
+		else \
+			echo "no Chromium: the tests that look at the report page are skipped (sudo apt-get install chromium)"; \
+		fi; }
+
+test: setup browser ## All tests except the long ones, with real Ray, Blender, DeepSpeed and MLflow
 	$(BIN)/python -m pytest -q --durations=10
 
 test-long: setup ## The long proofs

@@ -1,59 +1,59 @@
-"""[step] The gate: decides whether a scored model version becomes the champion, and is alone in moving that alias.
+"""[step] The gate: decides whether a scored model version becomes the champion, and moves that alias.
 
-The decision itself (`decide`) is a pure function of two figures; the rest reads them from the score summary and from
-tags of the champion's version, where an earlier gate left them.
+The decision itself is `evaluation.gate_rule.decide`. The rest gathers what it needs: from the score step, from the tables
+that earlier gates kept with the champion, or by scoring the champion again.
 """
 
 import json
-import math
-import re
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
+from evaluation import champions, version_card
+from evaluation.champions import Move
+from evaluation.gate_rule import PROMOTED, Figure, GateConfig, decide
+from evaluation.publish import describe_pipeline, publish
+from evaluation.rescore import Rescoring, needs_meshes, rescore
+from evaluation.score_table import ScoreTable, plain_name, read_scores
+from evaluation.statistics import paired
+from evaluation.version_scores import keep, kept_table, kept_tables
 from infra import tracking
 from infra.errors import UserError
 from infra.job import Job, Summary
 from infra.storage import Location
-from infra.tracking import ModelVersion
-
-LOWER_IS_BETTER = ("accuracy", "completeness", "chamfer", "max_distance", "p95_distance", "lpips", "fid", "kid")
-PROMOTED, KEPT, REFUSED = "promoted", "kept", "refused"
+from infra.tracking import ModelVersion, TrackedRun
+from training.served import TRAINED_UIDS
 
 
 @dataclass(frozen=True)
-class GateConfig:
-    """The rule of the gate.
+class GateTask(GateConfig):
+    """The rule, and how a champion without comparable figures is scored again (None: it is not); the rule alone is identity."""
 
-    Attributes:
-        alias: what the best version is called in the registry.
-        metric: whose mean over objects decides; errors and distances count as better when lower.
-        minimum: what the first champion must reach (for an error: the most it may be); None asks for nothing.
-    """
-
-    alias: str = "champion"
-    metric: str = "psnr_foreground"
-    minimum: float | None = None
+    rescoring: Rescoring | None = field(default=None, metadata={"identity": False})
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One version's mean on the gate's metric, and what it was measured on.
-
-    `basis` names protocol, evaluation set and number of condition views; two figures compare only on one basis.
-    `value` is None where the version was never measured on that basis; `missing` counts the objects without a figure,
-    which do not enter the mean.
-    """
-
-    uri: str
-    basis: str
-    value: float | None
-    missing: int = 0
+def task_of(rule: GateConfig, rescoring: Rescoring) -> GateTask:
+    """What the graph hands to the step."""
+    return GateTask(**asdict(rule), rescoring=rescoring)
 
 
-def run(config: GateConfig, *, scores: Location, model: Location | None, generated: Location, out: Location, job: Job) -> Summary:
+def run(
+    config: GateConfig,
+    *,
+    scores: Location,
+    model: Location | None,
+    generated: Location,
+    out: Location,
+    job: Job,
+    views: Location | None = None,
+    kept: Location | None = None,
+) -> Summary:
     """Judge the version that made the pictures in `generated`; writes `decision.json`.
 
-    The figures are left as tags on the version. Running again changes nothing.
+    Its figures are kept with the version, which is described by them. A champion that was never scored on this basis is
+    generated and scored again below `out`, from `views` and `kept`. Running again changes nothing.
 
     Raises:
         UserError: no registry, or the metric is not among the scores.
@@ -63,45 +63,131 @@ def run(config: GateConfig, *, scores: Location, model: Location | None, generat
         raise UserError("the gate needs a model registry, and none is in use", "set MLFLOW_TRACKING_URI, or leave the gate step out")
     made_by = (generated / "model.json").read_json()
     version = ModelVersion(made_by["name"], str(made_by["version"]), made_by["uri"])
-    summary = (scores / "summary.json").read_json()
-    means = mean_figures(summary)
-    if config.metric not in means:
-        raise UserError(f"the gate's metric '{config.metric}' was not scored", f"choose gate.metric among {', '.join(sorted(means))}")
-    basis = basis_of(summary, made_by)
-    missing = {name: int((stats or {}).get("missing") or 0) for name, stats in summary["metrics"].items()}
-    tracking.set_version_tags(uri, version, score_tags(means, missing, basis))
-
-    challenger = Figure(version.uri, basis, means[config.metric], missing[config.metric])
-    record = _unfinished(config, uri, version, challenger, job) or _judge(config, uri, version, challenger)
+    table = read_scores(scores, generated)
+    if config.metric not in table.means():
+        raise UserError(
+            f"the gate's metric '{config.metric}' was not scored", f"choose gate.metric among {', '.join(sorted(table.means()))}"
+        )
+    publish(uri, version, table, generated, job)
+    trained = made_by.get("trained_uids")
+    seen = _seen(table, trained if trained is not None else _trained_uids(uri, version))
+    withdrawn = tracking.version_tags(uri, version).get(champions.WITHDRAWN, "")
+    challenger = _measured(Figure(version.uri, table.basis, None, seen=seen, withdrawn=withdrawn), config.metric, table)
+    record = _unfinished(config, uri, version, challenger, job)
+    if record is None:
+        record = _judge(config, uri, version, table, challenger, {"views": views, "kept": kept}, out, job)
     if record["decision"] == PROMOTED:
         # The intention first: an interrupted build finds it and ends with the same decision.
-        tracking.set_version_tags(uri, version, {_intention(job): json.dumps(record)})
-        tracking.set_alias(uri, version, config.alias)
+        tracking.set_version_tags(uri, version, {_intention(job): json.dumps(_short(record))})
+        before = record["champion_before"]
+        entry = Move(version.version, _number(before), champions.GATE, record["reason"], record["at"], f"build {job.build_id}")
+        champions.move(uri, version, config.alias, entry)
     (out / "decision.json").write_json(record)
-    job.run.tags({"gate.decision": record["decision"], "gate.reason": record["reason"]})
+    told = {"gate.decision": record["decision"], "gate.reason": record["reason"]}
+    job.run.tags(told)
+    tracking.set_version_tags(uri, version, told)
+    word = f"{record['decision']}: {record['reason']}"
+    version_card.describe(uri, version, table, config.alias, word)
+    describe_pipeline(uri, version, table, word, job)
     return Summary(1, facts={key: record[key] for key in ("decision", "reason", "champion_before", "champion_after")})
 
 
-def _judge(config: GateConfig, uri: str, version: ModelVersion, challenger: Figure) -> dict[str, Any]:
+def _measured(figure: Figure, metric: str, table: ScoreTable) -> Figure:
+    """The figure with what the table says."""
+    value = table.means().get(metric)
+    return replace(figure, value=value, missing=table.missing(metric), why_not="" if value is not None else _first_reason(table, metric))
+
+
+def _trained_uids(uri: str, version: ModelVersion) -> list[str] | None:
+    """What the version was trained on, as it travels with the model; None when it does not tell."""
+    listed = tracking.read_model_file(uri, version, TRAINED_UIDS)
+    return json.loads(listed) if listed is not None else None
+
+
+def _seen(table: ScoreTable, trained: list[str] | None) -> int | None:
+    return None if trained is None else len(table.uids & set(trained))
+
+
+def _first_reason(table: ScoreTable, metric: str) -> str:
+    reasons = sorted(set(table.reasons.get(metric, {}).values()))
+    return f"no object has a {metric}" + (f": {reasons[0]}" if reasons else "")
+
+
+def _judge(
+    config: GateConfig,
+    uri: str,
+    version: ModelVersion,
+    table: ScoreTable,
+    challenger: Figure,
+    data: Mapping[str, Location | None],
+    out: Location,
+    job: Job,
+) -> dict[str, Any]:
     before = tracking.get_alias(uri, version.name, config.alias)
-    champion = None
+    champion, difference, again = None, None, False
     if before is not None:
-        stored = json.loads(tracking.version_tags(uri, before).get(_tag(challenger.basis, config.metric), "{}"))
-        champion = Figure(before.uri, challenger.basis, stored.get("mean"), stored.get("missing", 0))
-    decision, reason = decide(config, challenger, champion)
+        champion = Figure(before.uri, challenger.basis, None, seen=None)
+        if before != version and challenger.value is not None:
+            champion, against, again = _champion(config, uri, before, table, data, out, job)
+            if against is not None:
+                difference = paired(against.values[config.metric], table.values[config.metric])
+    decision, reason = decide(config, challenger, champion, difference)
     return {
         "decision": decision,
         "reason": reason,
+        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "alias": config.alias,
         "metric": config.metric,
         "minimum": config.minimum,
+        "min_objects": config.min_objects,
         "basis": challenger.basis,
         "model": version.uri,
         "value": challenger.value,
         "champion_before": champion.uri if champion else None,
         "champion_before_value": champion.value if champion else None,
         "champion_after": version.uri if decision == PROMOTED else champion.uri if champion else None,
+        "champion_scored_again": again,
+        "paired": difference,
+        "trained_on": {figure.uri: figure.seen for figure in (champion, challenger) if figure is not None},
     }
+
+
+def _champion(
+    config: GateConfig, uri: str, version: ModelVersion, table: ScoreTable, data: Mapping[str, Location | None], out: Location, job: Job
+) -> tuple[Figure, ScoreTable | None, bool]:
+    """The champion's figure on the basis of `table`, its figures by object, and whether it had to be scored again for them."""
+    nothing = Figure(version.uri, table.basis, None, seen=_seen(table, _trained_uids(uri, version)))
+    if nothing.seen != 0:
+        # Its figures would flatter it, however they came about; there is no use in making them.
+        return nothing, None, False
+    pointer = kept_tables(tracking.version_tags(uri, version)).get(table.basis)
+    known = kept_table(uri, version, pointer) if pointer is not None else None
+    if known is not None and known.means().get(config.metric) is not None:
+        return _measured(nothing, config.metric, known), known, False
+    rescoring = config.rescoring if isinstance(config, GateTask) else None
+    views, kept = data.get("views"), data.get("kept")
+    if rescoring is None or views is None or kept is None:
+        return replace(nothing, why_not="it was never scored there, and this gate has nothing to score it with"), None, False
+    print(f"[gate] {version.uri} was never scored on {table.basis}: scoring it now", file=sys.stderr, flush=True)
+    try:
+        fresh = rescore(
+            rescoring,
+            version,
+            tracking_uri=uri,
+            views=views,
+            kept=kept,
+            meshes=needs_meshes(config.metric),
+            out=out / "champion",
+            job=job,
+        )
+    except UserError as error:
+        return replace(nothing, why_not=f"scoring it failed: {error.message}"), None, True
+    assert job.run.run_id is not None
+    keep(uri, version, fresh, TrackedRun(uri, job.run.run_id))
+    version_card.describe(uri, version, fresh, config.alias, f"holds it, and was scored again to be compared with {table.model}")
+    if fresh.basis != table.basis:
+        return replace(nothing, why_not=f"scored now, it stands on {fresh.basis}"), None, True
+    return _measured(nothing, config.metric, fresh), fresh, True
 
 
 def _unfinished(config: GateConfig, uri: str, version: ModelVersion, challenger: Figure, job: Job) -> dict[str, Any] | None:
@@ -112,73 +198,22 @@ def _unfinished(config: GateConfig, uri: str, version: ModelVersion, challenger:
     record = json.loads(text)
     now = tracking.get_alias(uri, version.name, config.alias)
     same_world = (now.uri if now else None) in (record["champion_before"], version.uri)
-    same_case = (record["alias"], record["metric"], record["minimum"]) == (config.alias, config.metric, config.minimum)
+    rule = ("alias", "metric", "minimum", "min_objects")
+    same_case = [record.get(name) for name in rule] == [getattr(config, name) for name in rule] and not challenger.withdrawn
     return record if same_world and same_case and (record["basis"], record["value"]) == (challenger.basis, challenger.value) else None
 
 
 def _intention(job: Job) -> str:
-    return f"gate/{_clean(job.build_id)}"
+    return f"gate/{plain_name(job.build_id)}"
 
 
-def mean_figures(summary: dict[str, Any]) -> dict[str, float | None]:
-    """Metric name -> mean over objects (None where it is undefined) from a score summary."""
-    return {name: (stats or {}).get("mean") for name, stats in summary["metrics"].items()}
+def _short(record: dict[str, Any]) -> dict[str, Any]:
+    """Tags hold 5000 characters: the objects left out may be many, and stand in `decision.json` of a build that was not interrupted."""
+    difference = record["paired"]
+    if difference is None:
+        return record
+    return {**record, "paired": {**difference, "left_out": dict(list(difference["left_out"].items())[:10])}}
 
 
-def basis_of(summary: dict[str, Any], made_by: dict[str, Any]) -> str:
-    """What two figures must share to be compared."""
-    protocol = summary["protocol"]
-    name = protocol["name"] if isinstance(protocol, dict) else protocol
-    conditions = made_by.get("settings", {}).get("conditions", "?")
-    return f"{name}/{summary['evaluation_set'][:16]}/{conditions}-view"
-
-
-def score_tags(means: dict[str, float | None], missing: dict[str, int], basis: str) -> dict[str, str]:
-    """Tags for a version: figures by basis, which gates read, and the latest ones by plain name, which people read."""
-    known = {name: value for name, value in means.items() if value is not None and math.isfinite(value)}
-    exact = {_tag(basis, name): json.dumps({"mean": float(value), "missing": missing[name]}) for name, value in known.items()}
-    return exact | {_clean(name): f"{value:.4g}" for name, value in known.items()} | {"scored_on": basis}
-
-
-def _tag(basis: str, metric: str) -> str:
-    return f"score/{_clean(basis)}/{_clean(metric)}"
-
-
-def _clean(name: str) -> str:
-    """MLflow's tag names know letters, digits and `_-./: ` only."""
-    return re.sub(r"[^\w\-./]", "_", name.replace("@", "_at_"))
-
-
-def decide(config: GateConfig, challenger: Figure, champion: Figure | None) -> tuple[str, str]:
-    """-> (`promoted`, `kept` or `refused`; the reason in one sentence).
-
-    `refused`: the challenger is not fit to be champion whoever holds the title. `kept`: the champion stays.
-    """
-    value, metric = challenger.value, config.metric
-    if value is None or not math.isfinite(value):
-        return REFUSED, f"{challenger.uri} has no finite mean {metric}"
-    if champion is None:
-        if config.minimum is not None and value != config.minimum and not _better(metric, value, config.minimum):
-            return (
-                REFUSED,
-                f"the first {config.alias} needs {metric} {_at_least(metric)} {config.minimum:g}; {challenger.uri} has {value:.4f}",
-            )
-        floor = "no floor is set" if config.minimum is None else f"the floor is {config.minimum:g}"
-        return PROMOTED, f"there was no {config.alias}; {challenger.uri} has {metric} {value:.4f} ({floor})"
-    if champion.uri == challenger.uri:
-        return KEPT, f"{challenger.uri} is the {config.alias} already"
-    if champion.value is None or champion.basis != challenger.basis:
-        return KEPT, f"{champion.uri} was never scored on {challenger.basis}, so the two cannot be compared"
-    if challenger.missing > champion.missing:
-        lost = f"{challenger.missing} objects have no {metric}, {champion.missing} with {champion.uri}"
-        return KEPT, f"the mean of {challenger.uri} leaves more objects out: {lost}"
-    figures = f"mean {metric} {value:.4f} against {champion.value:.4f} of {champion.uri} on {challenger.basis}"
-    return (PROMOTED, f"better: {figures}") if _better(metric, value, champion.value) else (KEPT, f"not better: {figures}")
-
-
-def _better(metric: str, value: float, other: float) -> bool:
-    return value < other if metric in LOWER_IS_BETTER else value > other
-
-
-def _at_least(metric: str) -> str:
-    return "at most" if metric in LOWER_IS_BETTER else "at least"
+def _number(uri: str | None) -> str:
+    return uri.rpartition("/")[2] if uri else ""

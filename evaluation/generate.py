@@ -1,44 +1,27 @@
-"""[step] Batch inference: a model version and held-out condition views -> generated views.
-
-Ray Data spreads the objects over actors that load the model once. Each finished object is one small file, written
-atomically by its actor, so an interrupted run goes on where it was. What goes wrong with an object becomes a row of
-the ledger; the other objects go on.
-"""
+"""[step] A model version and held-out condition views -> generated views, object by object on the actors of `generate_pool`."""
 
 import io
 import itertools
 import json
-import tempfile
-import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
-import torch
 
 from evaluation import model_source
-from evaluation.generate_object import generate_one, reason_of
+from evaluation.generate_pool import Work, generate_all
 from evaluation.generated_pieces import LEDGER, Pieces, digest
 from evaluation.model_source import ModelSource
-from infra import cluster
 from infra.errors import UserError
 from infra.job import Job, Summary
-from infra.seeds import seed_for
 from infra.storage import Location
 from rendering.sheet import contact_sheet
-from rendering.view_set import CONDITION
+from rendering.view_set import CONDITION, ViewSet
 from rendering.views import ViewStore, from_row, write_shards
 from training.lookup import load_generator
-from training.methods.base import Generator
 
-MAX_ATTEMPTS = 2
-MISTAKE = "mistake"
 SHEET_OBJECTS = 24
 
 
@@ -81,7 +64,10 @@ def run(config: GenerateConfig, *, model: Location | None, views: Location, kept
     job.run.params({"generate": asdict(config) | {"model": source.uri, "requested": config.model or ""}})
     pieces = Pieces((job.cache or out) / "pieces", job.fresh_since, job.retry_failed)
     tasks = _tasks(config, source, ViewStore(views), uids)
-    _generate_missing(config, source, views, pieces, tasks, job)
+    missing = [task for task in tasks if not pieces.done(task["key"])]
+    work = Work(config, source, StoredObjects(views), pieces, load_generator)
+    for _ in generate_all(missing, work, job, finished=len(tasks) - len(missing)):
+        pass
     keys = {task["uid"]: task["key"] for task in tasks}
     write_shards(_noted(pieces.tables(keys), config.quality_note), out)
     ledger = pieces.ledger(keys)
@@ -105,7 +91,7 @@ def chosen_uids(config: GenerateConfig, kept: Location) -> list[str]:
 
 
 def _tasks(config: GenerateConfig, source: ModelSource, store: ViewStore, uids: list[str]) -> list[dict[str, str]]:
-    """One `{uid, key}` per object; the key changes with anything that would change its result."""
+    """One `{uid, key, place}` per object; the key changes with anything that would change its result."""
     settings = {k: v for k, v in asdict(config).items() if k not in ("model", "split", "max_objects", "quality_note")}
     tasks, available = [], 0
     for uid in uids:
@@ -113,7 +99,8 @@ def _tasks(config: GenerateConfig, source: ModelSource, store: ViewStore, uids: 
         given = [i for i, role in enumerate(row["roles"]) if role == CONDITION][: config.conditions]
         available = max(available, len(given))
         seen = [[digest(row["images"][i]), row["azimuth_deg"][i], row["elevation_deg"][i], row["radius"][i]] for i in given]
-        tasks.append({"uid": uid, "key": digest(json.dumps([1, uid, source.identity, settings, seen], sort_keys=True).encode())})
+        key = digest(json.dumps([1, uid, source.identity, settings, seen], sort_keys=True).encode())
+        tasks.append({"uid": uid, "key": key, "place": ""})
     if available < config.conditions:
         raise UserError(
             f"{config.conditions} condition views are asked for, the rendered objects have at most {available}",
@@ -122,95 +109,17 @@ def _tasks(config: GenerateConfig, source: ModelSource, store: ViewStore, uids: 
     return tasks
 
 
-def _generate_missing(
-    config: GenerateConfig, source: ModelSource, views: Location, pieces: Pieces, tasks: list[dict[str, str]], job: Job
-) -> None:
-    missing = [task for task in tasks if not pieces.done(task["key"])]
-    with job.progress("generate", len(tasks), done=len(tasks) - len(missing)) as progress:
-        if not missing:
-            return
-        cluster.attach()
-        ray.data.DataContext.get_current().enable_progress_bars = False  # ours says it in one line
-        workers = max(1, min(job.resources.workers, len(missing)))
-        session = uuid.uuid4().hex
-        # One row per block: the pool gives whole blocks to actors.
-        results = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
-            GenerateActor,
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
-            fn_constructor_args=(config, source, views, pieces, session, max(1, int(job.resources.cpus)), load_generator),
-            num_cpus=job.resources.cpus,
-            num_gpus=job.resources.gpus,
-        )
-        failed = 0
-        for row in results.iter_rows():
-            if row["status"] == MISTAKE:
-                raise UserError(row["message"], row["mend"])
-            failed += row["status"] != "ok"
-            progress.update(1, f"failed {failed}" if failed else "")
+class StoredObjects:
+    """Rendered objects of a view store."""
 
-
-class GenerateActor:
-    """Holds one loaded generator; turns tasks into pieces."""
-
-    def __init__(
-        self,
-        config: GenerateConfig,
-        source: ModelSource,
-        views: Location,
-        pieces: Pieces,
-        session: str,
-        threads: int,
-        load: Callable[[Path, str], Generator],
-    ) -> None:
-        self.config, self.source, self.pieces, self.session, self.load = config, source, pieces, session, load
+    def __init__(self, views: Location) -> None:
         self.store = ViewStore(views)
-        context = ray.get_runtime_context()
-        self.worker = f"{context.get_node_id()[:6]}-{(context.get_actor_id() or context.get_worker_id())[:10]}"
-        self.device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
-        if self.device == "cpu":
-            torch.set_num_threads(threads)
 
-    @cached_property
-    def generator(self) -> Generator:
-        """Loaded once, at the first object."""
-        self._scratch = tempfile.TemporaryDirectory(prefix="mvforge-model-")
-        return self.load(self.source.open(Path(self._scratch.name)), self.device)
+    def read(self, uid: str, place: str) -> tuple[ViewSet, dict[str, Any]]:
+        return self.store.read(uid), {}
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
-        rows = [self._answer(str(uid), str(key)) for uid, key in zip(batch["uid"], batch["key"], strict=True)]
-        return {name: [row.get(name, "") for row in rows] for name in ("uid", "status", "message", "mend")}
-
-    def _answer(self, uid: str, key: str) -> dict[str, str]:
-        try:
-            return {"uid": uid, "status": self._one(uid, key)}
-        except UserError as error:  # wrong settings fail for every object alike: the step ends, with this one message
-            return {"uid": uid, "status": MISTAKE, "message": error.message, "mend": error.mend}
-
-    def _one(self, uid: str, key: str) -> str:
-        # Ray repeats a task whose actor died, without end; an object that kills its actor twice is given up.
-        attempts = self.pieces.attempt(key, self.session)
-        entry: dict[str, Any] = {"uid": uid, "reason": "", "detail": "", "attempts": attempts, "worker": self.worker}
-        entry["seed"] = seed_for(self.config.seed, uid)
-        started = time.monotonic()
-        result = None
-        if attempts > MAX_ATTEMPTS:
-            entry |= {
-                "status": "failed",
-                "reason": "crash",
-                "detail": f"the worker died {attempts - 1} times on this object",
-                "attempts": attempts - 1,
-            }
-        else:
-            try:
-                result = generate_one(self.generator, self.store.read(uid), self.config, self.source.uri)
-                entry |= {"status": "ok", "views": len(result)}
-            except UserError:
-                raise
-            except Exception as error:  # the contract of a batch job: one bad object is a row, not the end
-                entry |= {"status": "failed", "reason": reason_of(error), "detail": f"{type(error).__name__}: {error}"[:2000]}
-        self.pieces.write(key, entry | {"seconds": time.monotonic() - started}, result)
-        return entry["status"]
+    def keep(self, uid: str, shown: ViewSet, made: ViewSet) -> dict[str, Any]:
+        return {}
 
 
 def _noted(tables: Iterator[pa.Table], note: str) -> Iterator[pa.Table]:

@@ -5,6 +5,7 @@ key of everything that determines the result, so pieces are shared between build
 """
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -35,14 +36,31 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
+def views_sha256(row: dict[str, Any]) -> str:
+    """Hex SHA-256 of one object's views as they are stored: the pictures' bytes, and every other column as JSON. The same
+    wherever the row lies and however it is packed."""
+    found = hashlib.sha256()
+    for name in SCHEMA.names:
+        value = row.get(name)
+        files = (
+            [value] if isinstance(value, bytes) else value if isinstance(value, list) and value and isinstance(value[0], bytes) else None
+        )
+        if files is None:
+            found.update(json.dumps([name, value]).encode())
+        for data in files or ():
+            found.update(f"{name}:{len(data)}:".encode() + data)
+    return found.hexdigest()
+
+
 @dataclass(frozen=True)
 class Pieces:
     """The pieces below `place`; those older than `fresh_since` (epoch seconds), and with `retry_failed` the failures of
-    earlier runs, do not count as done."""
+    earlier runs, do not count as done. `columns` are those of a ledger row; with `views_sha256` among them it is filled in."""
 
     place: Location
     fresh_since: float | None = None
     retry_failed: bool = False
+    columns: pa.Schema = LEDGER
 
     def _file(self, key: str) -> Location:
         return self.place / f"{key}.parquet"
@@ -65,21 +83,32 @@ class Pieces:
         return count
 
     def write(self, key: str, entry: dict[str, Any], views: ViewSet | None) -> None:
-        row = pa.Table.from_pylist([{name: entry.get(name) for name in LEDGER.names}], schema=LEDGER)
-        row = row.rename_columns([f"ledger_{name}" for name in LEDGER.names])
-        if views is not None:
-            for column in (made := to_table(views)).schema:
+        made = None if views is None else to_table(views)
+        if made is not None and "views_sha256" in self.columns.names:
+            entry = entry | {"views_sha256": views_sha256(made.to_pylist()[0])}
+        row = pa.Table.from_pylist([{name: entry.get(name) for name in self.columns.names}], schema=self.columns)
+        row = row.rename_columns([f"ledger_{name}" for name in self.columns.names])
+        if made is not None:
+            for column in made.schema:
                 row = row.append_column(column, made.column(column.name))
         self._file(key).write_table(row)
         (self.place / f"{key}.attempts.json").delete()
 
     def entry(self, key: str) -> dict[str, Any]:
-        row = self._file(key).read_table(columns=[f"ledger_{name}" for name in LEDGER.names]).to_pylist()[0]
+        row = self._file(key).read_table(columns=[f"ledger_{name}" for name in self.columns.names]).to_pylist()[0]
         return {name.removeprefix("ledger_"): value for name, value in row.items()}
 
     def ledger(self, keys: dict[str, str]) -> pa.Table:
         """The ledger rows of the given uid -> key, in that order."""
-        return pa.Table.from_pylist([self.entry(key) for key in keys.values()], schema=LEDGER)
+        return pa.Table.from_pylist([self.entry(key) for key in keys.values()], schema=self.columns)
+
+    def names(self) -> set[str]:
+        """Keys of all pieces there are, from one listing."""
+        return {entry.name.removesuffix(".parquet") for entry in self.place.children() if entry.name.endswith(".parquet")}
+
+    def remove(self, key: str) -> None:
+        self._file(key).delete()
+        (self.place / f"{key}.attempts.json").delete()
 
     def tables(self, keys: dict[str, str]) -> Iterator[pa.Table]:
         """View tables of those that succeeded, one at a time."""

@@ -8,12 +8,10 @@ What lies outside a picture is unknown to that view, not empty.
 from dataclasses import dataclass
 
 import numpy as np
-import trimesh
 from scipy import ndimage
-from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
-from trimesh.ray.ray_pyembree import RayMeshIntersector
 
+from evaluation.meshing.colors import vertex_colors
 from evaluation.metrics.image import mask_of
 from rendering.cameras import Camera
 from rendering.view_set import Mesh
@@ -70,13 +68,18 @@ def visual_hull(rgba: np.ndarray, camera: Camera, settings: HullSettings = DEFAU
     `rgba`: uint8 `[V, H, W, 4]`, straight alpha. Raises HullFailure `empty_hull` when the masks leave no solid, and
     `no_common_centre` when the cameras do not look at a common region.
     """
+    mesh = hull_mesh(rgba, camera, settings)
+    return mesh, vertex_colors(mesh, rgba, camera)
+
+
+def hull_mesh(rgba: np.ndarray, camera: Camera, settings: HullSettings = DEFAULT_SETTINGS) -> Mesh:
+    """The hull alone, without colours; see `visual_hull`."""
     if not mask_of(rgba).any():
         raise HullFailure("empty_hull", "no picture has any foreground")
     depths_px = np.stack([silhouette_depth_px(image[..., 3]) for image in rgba])
     votes = settings.votes_for(len(rgba))
     grid = _object_grid(depths_px, camera, votes, settings.resolution)
-    mesh = _surface(carve(depths_px, camera, grid, votes), grid)
-    return mesh, vertex_colors(mesh, rgba, camera)
+    return _surface(carve(depths_px, camera, grid, votes), grid)
 
 
 def silhouette_depth_px(alpha: np.ndarray) -> np.ndarray:
@@ -167,46 +170,3 @@ def _surface(field: np.ndarray, grid: Grid) -> Mesh:
     closed = np.pad(field, 1, constant_values=-grid.size)
     vertices, faces, _, _ = marching_cubes(closed, level=0.0, gradient_direction="ascent")
     return Mesh((grid.low + (vertices - 1) * grid.size).astype(np.float32), faces.astype(np.int32))
-
-
-def vertex_colors(mesh: Mesh, rgba: np.ndarray, camera: Camera) -> np.ndarray:
-    """uint8 sRGB `[N, 3]`: the mean of the pictures that see a vertex, weighted by cos^3 of the angle of view.
-
-    Vertices that no view sees take the colour of the nearest one that is seen.
-    """
-    body = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-    normals, rays = np.asarray(body.vertex_normals), RayMeshIntersector(body)
-    lift = 2e-3 * float(np.ptp(mesh.vertices, axis=0).max())
-    total, weights = np.zeros((len(mesh.vertices), 3)), np.zeros(len(mesh.vertices))
-    for image, one in zip(rgba, (camera[i] for i in range(len(camera))), strict=True):
-        towards = one.position - mesh.vertices
-        cosine = (normals * towards).sum(-1) / np.linalg.norm(towards, axis=-1)
-        facing = np.flatnonzero(cosine > 0.05)
-        start = mesh.vertices[facing] + lift * normals[facing]
-        seen = facing[~rays.intersects_any(start, one.position - start)]
-        color, alpha = _picture_at(image, one, mesh.vertices[seen])
-        weight = cosine[seen] ** 3
-        total[seen] += weight[:, None] * color
-        weights[seen] += weight * alpha
-    known = weights > 1e-6
-    if not known.any():
-        return np.full((len(mesh.vertices), 3), 255, np.uint8)
-    colors = np.zeros_like(total)
-    colors[known] = total[known] / weights[known, None]
-    if not known.all():
-        _, nearest = cKDTree(mesh.vertices[known]).query(mesh.vertices[~known])
-        colors[~known] = colors[known][nearest]
-    return np.round(np.clip(colors, 0.0, 1.0) * 255).astype(np.uint8)
-
-
-def _picture_at(image: np.ndarray, camera: Camera, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Premultiplied colour `[N, 3]` and trust `[N]` in [0, 1] at projected points; pixels on the outline count little."""
-    height, width = image.shape[:2]
-    values = image.astype(np.float64) / 255.0
-    # Outline pixels mix with the background or belong to something in front; a small share is left for thin parts.
-    trust = values[..., 3] * (0.02 + 0.98 * (ndimage.minimum_filter(image[..., 3], 3) > 250))
-    layers = np.concatenate([values[..., :3] * trust[..., None], trust[..., None]], -1)
-    image_xy, _ = camera.project(points)
-    position = [image_xy[:, 1] * height - 0.5, image_xy[:, 0] * width - 0.5]
-    sampled = np.stack([ndimage.map_coordinates(layers[..., c], position, order=1, mode="constant") for c in range(4)], -1)
-    return sampled[:, :3], sampled[:, 3]

@@ -1,9 +1,10 @@
 """Meshes from and to files, with the one conversion between our Z-up world and glTF's Y-up world.
 
-The GLB writer is our own: vertex colours are linear 16-bit as glTF wants them (8-bit linear would band the shadows),
-the material is matte, and equal input gives equal bytes.
+The GLB writer is our own: vertex colours are linear 16-bit as glTF wants them (8-bit linear would band the shadows), a
+texture is an sRGB PNG inside the file, the material is matte, and equal input gives equal bytes.
 """
 
+import io
 import json
 import struct
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import trimesh
+from PIL import Image
 
 from infra.errors import UserError
 from rendering.view_set import Mesh
@@ -25,6 +27,7 @@ HARMLESS_EXTENSIONS = ("KHR_materials_", "KHR_texture_", "EXT_texture_", "KHR_li
 _GLB_MAGIC, _JSON_CHUNK, _BIN_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
 _FLOAT, _UINT16, _UINT32 = 5126, 5123, 5125
 _VERTICES, _INDICES = 34962, 34963
+_LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP = 9729, 9987, 33071
 
 
 def load_mesh(path: Path) -> Mesh:
@@ -85,54 +88,79 @@ def glb_bytes(mesh: Mesh, colors: np.ndarray | None = None) -> bytes:
 
     `colors`: uint8 sRGB `[N, 3]` per vertex.
     """
-    vertices = (np.asarray(mesh.vertices, np.float64) @ GLTF_FROM_WORLD.T).astype("<f4")
-    pieces: list[tuple[bytes, int]] = [(vertices.tobytes(), _VERTICES)]
-    accessors: list[dict[str, Any]] = [
-        {
-            "bufferView": 0,
-            "componentType": _FLOAT,
-            "count": len(vertices),
-            "type": "VEC3",
-            "min": vertices.min(0).tolist(),
-            "max": vertices.max(0).tolist(),
-        },
-    ]
-    attributes = {"POSITION": 0}
+    file = _GlbFile()
+    attributes = {"POSITION": file.positions(mesh.vertices)}
     if colors is not None:
-        linear = np.full((len(vertices), 4), 65535, "<u2")
+        linear = np.full((len(mesh.vertices), 4), 65535, "<u2")
         linear[:, :3] = np.round(linear_from_srgb(colors / 255.0) * 65535)
-        attributes["COLOR_0"] = len(accessors)
-        accessors.append({"bufferView": len(pieces), "componentType": _UINT16, "normalized": True, "count": len(vertices), "type": "VEC4"})
-        pieces.append((linear.tobytes(), _VERTICES))
-    faces = np.asarray(mesh.faces, "<u4")
-    accessors.append({"bufferView": len(pieces), "componentType": _UINT32, "count": faces.size, "type": "SCALAR"})
-    pieces.append((faces.tobytes(), _INDICES))
-    primitive = {"attributes": attributes, "indices": len(accessors) - 1, "material": 0, "mode": 4}
-    return _pack_glb(primitive, accessors, pieces)
+        attributes["COLOR_0"] = file.accessor(linear, _UINT16, "VEC4", _VERTICES, normalized=True)
+    return file.pack(attributes, file.accessor(np.asarray(mesh.faces, "<u4").reshape(-1), _UINT32, "SCALAR", _INDICES))
 
 
-def _pack_glb(primitive: dict[str, Any], accessors: list[dict[str, Any]], pieces: list[tuple[bytes, int]]) -> bytes:
-    views, offset = [], 0
-    for data, target in pieces:  # every piece is a multiple of 4 bytes, so all offsets stay aligned
-        views.append({"buffer": 0, "byteOffset": offset, "byteLength": len(data), "target": target})
-        offset += len(data)
-    document = {
-        "asset": {"version": "2.0", "generator": "mvforge"},
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0}],
-        "meshes": [{"primitives": [primitive]}],
-        # glTF's default material is a metal; ours is matte.
-        "materials": [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}],
-        "accessors": accessors,
-        "bufferViews": views,
-        "buffers": [{"byteLength": offset}],
+def textured_glb_bytes(mesh: Mesh, normals: np.ndarray, uv: np.ndarray, texture: np.ndarray) -> bytes:
+    """A GLB file of a mesh in our Z-up world with a base colour texture, turned to Y up.
+
+    `normals`: unit `[N, 3]`; `uv`: `[N, 2]` in [0, 1], (0, 0) the texture's upper left corner; `texture`: uint8 sRGB
+    `[H, W, 3]`, stored as PNG (glTF reads base colour textures as sRGB).
+    """
+    file = _GlbFile()
+    attributes = {
+        "POSITION": file.positions(mesh.vertices),
+        "NORMAL": file.accessor((np.asarray(normals, np.float64) @ GLTF_FROM_WORLD.T).astype("<f4"), _FLOAT, "VEC3", _VERTICES),
+        "TEXCOORD_0": file.accessor(np.asarray(uv, "<f4"), _FLOAT, "VEC2", _VERTICES),
     }
-    text = json.dumps(document, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 4)
-    body = b"".join(data for data, _ in pieces)
-    chunks = struct.pack("<II", len(text), _JSON_CHUNK) + text + struct.pack("<II", len(body), _BIN_CHUNK) + body
-    return struct.pack("<III", _GLB_MAGIC, 2, 12 + len(chunks)) + chunks
+    indices = file.accessor(np.asarray(mesh.faces, "<u4").reshape(-1), _UINT32, "SCALAR", _INDICES)
+    png = io.BytesIO()
+    Image.fromarray(texture).save(png, "PNG")
+    return file.pack(attributes, indices, file.view(png.getvalue(), None))
+
+
+class _GlbFile:
+    """One primitive in the making: buffer views, and accessors into them."""
+
+    def __init__(self) -> None:
+        self._body = b""
+        self._views: list[dict[str, Any]] = []
+        self._accessors: list[dict[str, Any]] = []
+
+    def positions(self, vertices: np.ndarray) -> int:
+        turned = (np.asarray(vertices, np.float64) @ GLTF_FROM_WORLD.T).astype("<f4")
+        return self.accessor(turned, _FLOAT, "VEC3", _VERTICES, min=turned.min(0).tolist(), max=turned.max(0).tolist())
+
+    def accessor(self, values: np.ndarray, component: int, kind: str, target: int, **more: Any) -> int:
+        described = {"bufferView": self.view(values.tobytes(), target), "componentType": component, "count": len(values), "type": kind}
+        self._accessors.append(described | more)
+        return len(self._accessors) - 1
+
+    def view(self, data: bytes, target: int | None) -> int:
+        entry = {"buffer": 0, "byteOffset": len(self._body), "byteLength": len(data)}
+        self._views.append(entry if target is None else entry | {"target": target})
+        self._body += data + bytes(-len(data) % 4)  # every view begins at a multiple of 4
+        return len(self._views) - 1
+
+    def pack(self, attributes: dict[str, int], indices: int, image: int | None = None) -> bytes:
+        # glTF's default material is a metal; ours is matte.
+        surface: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
+        document: dict[str, Any] = {
+            "asset": {"version": "2.0", "generator": "mvforge"},
+            "scene": 0,
+            "scenes": [{"nodes": [0]}],
+            "nodes": [{"mesh": 0}],
+            "meshes": [{"primitives": [{"attributes": attributes, "indices": indices, "material": 0, "mode": 4}]}],
+            "materials": [{"pbrMetallicRoughness": surface}],
+            "accessors": self._accessors,
+            "bufferViews": self._views,
+            "buffers": [{"byteLength": len(self._body)}],
+        }
+        if image is not None:
+            surface["baseColorTexture"] = {"index": 0}
+            document["images"] = [{"bufferView": image, "mimeType": "image/png"}]
+            document["samplers"] = [{"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR, "wrapS": _CLAMP, "wrapT": _CLAMP}]
+            document["textures"] = [{"source": 0, "sampler": 0}]
+        text = json.dumps(document, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 4)
+        chunks = struct.pack("<II", len(text), _JSON_CHUNK) + text + struct.pack("<II", len(self._body), _BIN_CHUNK) + self._body
+        return struct.pack("<III", _GLB_MAGIC, 2, 12 + len(chunks)) + chunks
 
 
 def world_from_gltf(mesh: Mesh) -> Mesh:

@@ -54,31 +54,50 @@ def preview(mesh: trimesh.Trimesh, size_px: int = 160, azimuths_deg: tuple[float
     Returns:
         uint8 `[2 * size_px, len(azimuths_deg) * size_px, 3]` on light grey.
     """
+    cameras = orbit_around(mesh, azimuths_deg)
+    columns = [cast(mesh, cameras[i], size_px) for i in range(len(azimuths_deg))]
+    return np.concatenate([np.concatenate([c[kind] for c in columns], axis=1) for kind in (0, 1)], axis=0)
+
+
+def orbit_around(mesh: trimesh.Trimesh, azimuths_deg: tuple[float, ...]) -> Camera:
+    """Cameras round the middle of the mesh's box, as far away as its bounding sphere needs."""
     centre = mesh.bounds.mean(axis=0)
     reach = max(float(np.linalg.norm(mesh.vertices - centre, axis=1).max()), 1e-9)
     fov_deg = 40.0
     distance = reach / np.sin(np.radians(fov_deg / 2)) * 1.02
     cameras = orbit(azimuths_deg, ELEVATION_DEG, distance, fov_deg)
     cameras.c2w[:, :3, 3] += centre
-    columns = [cast(mesh, cameras[i], size_px) for i in range(len(azimuths_deg))]
-    return np.concatenate([np.concatenate([c[kind] for c in columns], axis=1) for kind in (0, 1)], axis=0)
+    return cameras
 
 
 def cast(mesh: trimesh.Trimesh, camera: Camera, size_px: int) -> tuple[np.ndarray, np.ndarray]:
     """One camera's view of `mesh`: colours and normals, both uint8 `[size_px, size_px, 3]` on light grey."""
     fine = size_px * OVERSAMPLE
-    origins, directions = camera.rays(fine, fine)
-    directions = directions.reshape(-1, 3)
-    points, rays, faces = mesh.ray.intersects_location(origins.reshape(-1, 3), directions, multiple_hits=False)
-    colours, normals = np.full((2, fine * fine, 3), BACKGROUND)
+    origins, directions = (rays.reshape(-1, 3) for rays in camera.rays(fine, fine))
+    first = mesh.ray.intersects_first(origins, directions)
+    colours, normals = np.full((2, fine * fine, 3), BACKGROUND, np.float32)
+    rays = np.flatnonzero(first >= 0)
     if len(rays):
-        barycentric = trimesh.triangles.points_to_barycentric(mesh.triangles[faces], points)
-        barycentric = np.clip(np.nan_to_num(barycentric, nan=1 / 3), 0.0, 1.0)
+        faces = first[rays]
+        barycentric = _barycentric(mesh.triangles[faces], origins[rays], directions[rays])
         colours[rays] = _colours_at(mesh, faces, barycentric)
         normal = np.einsum("nk,nkc->nc", barycentric, mesh.vertex_normals[mesh.faces[faces]])
         normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
         normals[rays] = (normal + 1.0) / 2.0
     return _averaged(colours, size_px), _averaged(normals, size_px)
+
+
+def _barycentric(triangles: np.ndarray, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Where each ray meets its triangle `[N, 3, 3]`, as weights of the corners `[N, 3]` (Möller and Trumbore 1997)."""
+    edge1, edge2 = triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]
+    across = np.cross(directions, edge2)
+    scale = np.einsum("nc,nc->n", edge1, across)
+    scale = np.where(np.abs(scale) < 1e-300, np.inf, scale)  # a triangle seen edge on: its first corner
+    to_origin = origins - triangles[:, 0]
+    u = np.einsum("nc,nc->n", to_origin, across) / scale
+    v = np.einsum("nc,nc->n", directions, np.cross(to_origin, edge1)) / scale
+    weights = np.clip(np.stack([1.0 - u - v, u, v], axis=1), 0.0, 1.0)
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _colours_at(mesh: trimesh.Trimesh, faces: np.ndarray, barycentric: np.ndarray) -> np.ndarray:
@@ -105,5 +124,9 @@ def _material(material) -> tuple[np.ndarray, object]:
 
 
 def _averaged(pixels: np.ndarray, size_px: int) -> np.ndarray:
-    tiles = pixels.reshape(size_px, OVERSAMPLE, size_px, OVERSAMPLE, 3).mean(axis=(1, 3))
-    return (tiles * 255.0 + 0.5).astype(np.uint8)
+    fine = pixels.reshape(size_px, OVERSAMPLE, size_px, OVERSAMPLE, 3)
+    mean = np.zeros((size_px, size_px, 3), np.float32)
+    for y in range(OVERSAMPLE):
+        for x in range(OVERSAMPLE):
+            mean += fine[:, y, :, x]
+    return (mean * np.float32(255.0 / OVERSAMPLE**2) + 0.5).astype(np.uint8)

@@ -1,5 +1,6 @@
 """Which model generates: one concrete registered version, resolved once, opened where it is needed."""
 
+import hashlib
 import json
 import tempfile
 from dataclasses import dataclass
@@ -7,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import UserError
-from infra.storage import Location
+from infra.storage import Location, sha256_of_tree
 from training.served import TRAINED_UIDS
+
+SETTINGS = "mvforge.json"
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class ModelSource:
         tracking_uri: the registry the version lives in; None when there is none.
         folder: the generator folder in the store; None when it must be downloaded from the registry.
         build_id: the build that registered the version, when it is the pipeline's own.
+        content: for a plain folder, a hash of what it holds.
     """
 
     name: str
@@ -30,10 +34,13 @@ class ModelSource:
     tracking_uri: str | None = None
     folder: Location | None = None
     build_id: str | None = None
+    content: str | None = None
 
     @property
     def identity(self) -> str:
-        """Text that differs for any two models: version numbers repeat in different registries."""
+        """Text that differs for any two models: version numbers repeat in different registries, and folders are moved."""
+        if self.content is not None:
+            return f"content|{self.content}"
         return f"{self.uri}|{self.build_id or self.tracking_uri}"
 
     def open(self, scratch: Path) -> Path:
@@ -63,6 +70,7 @@ class ModelSource:
             "requested": self.requested,
             "tracking_uri": self.tracking_uri,
             "build_id": self.build_id,
+            "content": self.content,
         }
 
 
@@ -93,3 +101,31 @@ def find(requested: str | None, registered: Location | None, tracking_uri: str |
 
     found = tracking.resolve(tracking_uri, requested)
     return ModelSource(found.name, str(found.version), found.uri, requested, tracking_uri)
+
+
+def named(text: str, tracking_uri: str | None) -> ModelSource:
+    """A model as users name it: `models:/...` in the registry, or the path or URL of a generator folder.
+
+    Raises:
+        UserError: no such model, no registry to ask, or a folder that holds no generator.
+    """
+    return find(text, None, tracking_uri) if text.startswith("models:/") else of_folder(Location(text))
+
+
+def of_folder(folder: Location) -> ModelSource:
+    """A generator folder that register (or diffusers' `save_pretrained`) wrote.
+
+    Raises:
+        UserError: it holds no `mvforge.json`.
+    """
+    if not (folder / SETTINGS).exists():
+        raise UserError(
+            f"{folder.shown} is not a generator folder: it has no {SETTINGS}",
+            "give the model folder that register wrote, or models:/NAME@ALIAS",
+        )
+    if folder.is_local:
+        content = sha256_of_tree(folder.local_path())
+    else:  # hashing would fetch all of it; whoever changes a file there changes its size or time
+        listing = [[entry.name, entry.size, entry.mtime] for entry in folder.walk()]
+        content = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+    return ModelSource(folder.name, "", folder.shown, folder=folder, content=content)

@@ -1,18 +1,21 @@
-"""[step] Generated views -> one coloured mesh per object, as GLB.
+"""[step] Generated views -> one textured mesh per object, as GLB.
 
 Objects are independent Ray tasks. A finished object is a piece (its ledger row, and the mesh where there is one) under
 a name made of everything that determines it, so an interrupted run goes on where it was and unchanged objects are
-taken over from earlier builds. An object without a surface is a ledger row with its reason.
+taken over from earlier builds. An object without a surface is a ledger row with its reason; a stage that failed, or that the
+guard refused, is told in the row of the mesh that was made without it.
 """
 
 import time
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
-from evaluation.hull import HullFailure, HullSettings, visual_hull
-from evaluation.mesh_io import glb_bytes
+from evaluation.hull import HullFailure
+from evaluation.meshing.pipeline import Report, reconstruct
+from evaluation.meshing.settings import ReconstructConfig
 from evaluation.pieces import Pieces, key_of
 from infra.fanout import fan_out
 from infra.job import Job, Summary
@@ -20,8 +23,10 @@ from infra.storage import Location
 from rendering.view_set import TARGET
 from rendering.views import ViewStore, from_row
 
+__all__ = ["ReconstructConfig", "reconstruct_object", "run"]
+
 # Raised when the same views and settings would give another mesh than before.
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 LEDGER = pa.schema(
     [
@@ -32,21 +37,21 @@ LEDGER = pa.schema(
         ("seconds", pa.float64()),
         ("vertices", pa.int64()),
         ("faces", pa.int64()),
+        # Stages that took effect, and `stage: reason` of those that failed; see `evaluation.meshing.pipeline.Report`.
+        ("stages", pa.list_(pa.string())),
+        ("fallbacks", pa.list_(pa.string())),
+        ("odd_views", pa.list_(pa.int64())),
+        ("offset", pa.float64()),
+        ("guard", pa.string()),
+        ("held_out", pa.int64()),
+        ("hull_mask_iou", pa.float64()),
+        ("hull_psnr", pa.float64()),
+        ("refined_mask_iou", pa.float64()),
+        ("refined_psnr", pa.float64()),
+        ("eikonal", pa.float64()),
+        ("steps", pa.int64()),
     ]
 )
-
-
-@dataclass(frozen=True)
-class ReconstructConfig:
-    """How meshes are made from views.
-
-    Attributes:
-        resolution: cells along the longest side of the object's box.
-        votes: views that may contradict a point without carving it; None: 1 from 16 views on, else 0.
-    """
-
-    resolution: int = 64
-    votes: int | None = None
 
 
 def run(config: ReconstructConfig, *, views: Location, out: Location, job: Job) -> Summary:
@@ -64,10 +69,19 @@ def run(config: ReconstructConfig, *, views: Location, out: Location, job: Job) 
     rows.sort(key=lambda row: row["uid"])
     (out / "ledger.parquet").write_table(pa.Table.from_pylist(rows, schema=LEDGER))
     pieces.end(job)
-    completed = sum(row["status"] == "ok" for row in rows)
-    job.run.metrics({"reconstruct/completed": completed, "reconstruct/failed": len(rows) - completed})
-    reasons = [row["reason"] for row in rows if row["status"] == "failed"]
-    return Summary(completed, len(rows) - completed, facts={"reasons": {r: reasons.count(r) for r in sorted(set(reasons))}})
+    made = [row for row in rows if row["status"] == "ok"]
+    failed = Counter(row["reason"] for row in rows if row["status"] == "failed")
+    refined, fell_back = sum("refine" in row["stages"] for row in made), sum(bool(row["fallbacks"]) for row in made)
+    job.run.metrics(
+        {
+            "reconstruct/completed": len(made),
+            "reconstruct/failed": len(rows) - len(made),
+            "reconstruct/refined": refined,
+            "reconstruct/fell_back": fell_back,
+        }
+    )
+    facts = {"reasons": dict(sorted(failed.items())), "refined": refined, "fell_back": fell_back}
+    return Summary(len(made), len(rows) - len(made), facts=facts)
 
 
 def reconstruct_object(uid: str, *, config: ReconstructConfig, views: Location, pieces: Pieces, out: Location) -> dict[str, Any]:
@@ -90,15 +104,16 @@ def reconstruct_object(uid: str, *, config: ReconstructConfig, views: Location, 
 def _mesh(raw: dict[str, Any], config: ReconstructConfig) -> tuple[dict[str, Any], bytes | None]:
     targets = from_row(raw).with_role(TARGET)
     try:
-        mesh, colors = visual_hull(targets.rgba, targets.camera, HullSettings(config.resolution, config.votes))
+        made = reconstruct(targets.rgba, targets.camera, config)
     except HullFailure as failure:
         return _failed(raw["uid"], failure.reason, failure.detail), None
-    row = {"uid": raw["uid"], "status": "ok", "reason": "", "detail": "", "vertices": len(mesh.vertices), "faces": len(mesh.faces)}
-    return row, glb_bytes(mesh, colors)
+    counts = {"vertices": len(made.mesh.vertices), "faces": len(made.mesh.faces)}
+    return {"uid": raw["uid"], "status": "ok", "reason": "", "detail": ""} | counts | asdict(made.report), made.glb()
 
 
 def _failed(uid: str, reason: str, detail: str) -> dict[str, Any]:
-    return {"uid": uid, "status": "failed", "reason": reason, "detail": detail, "seconds": None, "vertices": None, "faces": None}
+    nothing = {"seconds": None, "vertices": None, "faces": None} | asdict(Report())
+    return nothing | {"uid": uid, "status": "failed", "reason": reason, "detail": detail}
 
 
 def _key(raw: dict[str, Any], config: ReconstructConfig) -> str:

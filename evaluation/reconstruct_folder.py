@@ -3,13 +3,15 @@
 import json
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evaluation.hull import DEFAULT_SETTINGS, HullFailure, HullSettings, visual_hull
-from evaluation.mesh_io import glb_bytes
+from evaluation.hull import HullFailure, HullSettings
+from evaluation.meshing.pipeline import reconstruct
+from evaluation.meshing.settings import ReconstructConfig
 from evaluation.picture_folder import read_rgba
 from infra.errors import UserError
 from infra.storage import Location
@@ -18,33 +20,34 @@ from rendering.cameras import OPENGL_FROM_OPENCV, Camera
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
-def reconstruct_folder(views: Path, out: Path, settings: HullSettings = DEFAULT_SETTINGS) -> dict[str, Any]:
-    """Write the coloured visual hull of a folder of views to `out` (.glb, Y up; the folder's world is Z up).
+def reconstruct_folder(views: Path, out: Path, config: ReconstructConfig | None = None) -> dict[str, Any]:
+    """Write the mesh of a folder of views to `out` (.glb, Y up; the folder's world is Z up).
 
-    Returns counts, vertices, faces and seconds. Raises UserError naming the file for bad input, and when the views
-    leave no solid.
+    Returns counts, vertices, faces, seconds and what was done (`evaluation.meshing.pipeline.Report`). Raises UserError naming
+    the file for bad input, and when the views leave no solid.
     """
+    config = config or ReconstructConfig()
     if out.suffix.lower() != ".glb":
         raise UserError(f"{out} does not end in .glb", "give the mesh a name such as mesh.glb")
     started = time.monotonic()
     rgba, camera = read_views(views)
     try:
-        mesh, colors = visual_hull(rgba, camera, settings)
+        made = reconstruct(rgba, camera, config)
     except HullFailure as failure:
         message = f"no mesh from {views}: {failure.detail} ({failure.reason})"
         raise UserError(message, "check the masks (alpha) and the cameras in transforms.json") from failure
-    Location(str(out.absolute())).write_bytes(glb_bytes(mesh, colors))
+    Location(str(out.absolute())).write_bytes(made.glb())
     return {
         "completed": 1,
         "failed": 0,
         "rejected": 0,
         "mesh": str(out),
         "views": len(rgba),
-        "vertices": len(mesh.vertices),
-        "faces": len(mesh.faces),
-        "votes": settings.votes_for(len(rgba)),
+        "vertices": len(made.mesh.vertices),
+        "faces": len(made.mesh.faces),
+        "votes": HullSettings(config.resolution, config.votes).votes_for(len(rgba)),
         "seconds": round(time.monotonic() - started, 3),
-    }
+    } | asdict(made.report)
 
 
 def read_views(folder: Path) -> tuple[np.ndarray, Camera]:

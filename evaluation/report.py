@@ -1,6 +1,6 @@
-"""[step] One self-contained page about one evaluation: figures, pictures, failures, and how to repeat it.
+"""[step] One self-contained page about one evaluation: figures, pictures, meshes, failures, and how to repeat it.
 
-No network, no files beside it: pictures are data URIs, plots are inline SVG.
+No network, no files beside it: pictures, meshes and results are data URIs, plots are inline SVG, scripts are inline.
 """
 
 from dataclasses import dataclass, field
@@ -9,9 +9,19 @@ from datetime import UTC, datetime
 import numpy as np
 
 from evaluation.report_page import sections
+from evaluation.report_page.consistency import consistency
+from evaluation.report_page.data import data
+from evaluation.report_page.downloads import downloads
+from evaluation.report_page.failures import failures
+from evaluation.report_page.headline import cards, headline
 from evaluation.report_page.inputs import ReportInputs, read_inputs
-from evaluation.report_page.markup import Markup, element, join, page
+from evaluation.report_page.markup import Markup, definitions, element, join, page
+from evaluation.report_page.meshes import Room
 from evaluation.report_page.objects import object_block
+from evaluation.report_page.objects_table import per_object
+from evaluation.report_page.training_curves import training
+from evaluation.report_page.worst import ranked, worst
+from evaluation.version_page import attach
 from infra.job import Job, Summary
 from infra.storage import Location
 
@@ -19,11 +29,13 @@ CONTENTS = (
     ("figures", "Figures"),
     ("gate", "Gate"),
     ("objects", "Objects"),
+    ("worst", "Worst five"),
     ("table", "All objects"),
+    ("consistency", "Consistency"),
     ("distributions", "Distributions"),
     ("training", "Training"),
     ("failures", "Failures"),
-    ("licences", "Licences"),
+    ("data", "Data and licences"),
     ("protocol", "Protocol"),
     ("repeat", "Repeat"),
 )
@@ -39,8 +51,9 @@ class ReportConfig:
         recipe: name of the recipe.
         command: the exact command that repeats the run.
         max_objects_shown: objects with pictures; they are spread evenly from the best to the worst.
-        shown_by: the metric that orders them.
+        shown_by: the metric that orders them, and that the worst five are the worst by.
         paper_figures: put the published figures of MVDiffusion++ beside ours.
+        embedded_mb: how many megabytes of GLB files the page carries for its viewers; further ones are linked.
     """
 
     title: str = "Evaluation"
@@ -51,16 +64,17 @@ class ReportConfig:
     max_objects_shown: int = 6
     shown_by: str = "psnr_foreground"
     paper_figures: bool = True
+    embedded_mb: float = 5.0
 
 
 def run(
     config: ReportConfig,
     *,
     scores: Location,
-    generated: Location,
-    reference: Location,
     out: Location,
     job: Job,
+    generated: Location | None = None,
+    reference: Location | None = None,
     meshes: Location | None = None,
     decision: Location | None = None,
     model: Location | None = None,
@@ -70,9 +84,12 @@ def run(
 ) -> Summary:
     """Write `report.html` into `out` and attach it to the tracking run. Counts are objects shown.
 
+    Only the scores must be there; the page says what else is missing.
+
     Raises:
         UserError: there are no scores.
     """
+    place = out / "report.html"
     inputs = read_inputs(
         scores=scores,
         generated=generated,
@@ -84,77 +101,90 @@ def run(
         fetched=fetched,
         curated=curated,
     )
-    shown = chosen_objects(inputs, config)
+    return write_page(config, inputs, place, job)
+
+
+def write_page(config: ReportConfig, inputs: ReportInputs, place: Location, job: Job) -> Summary:
+    """The page of `inputs` as the file `place`; counts are objects shown."""
+    shown, room = chosen_objects(inputs, config), Room(round(config.embedded_mb * 1e6))
     blocks = []
     with job.progress("report", len(shown)) as progress:
         for uid in shown:
-            blocks.append(object_block(uid, inputs))
+            blocks.append(object_block(uid, inputs, room, place))
             progress.update()
     text = page(config.title, _body(config, inputs, shown, blocks))
-    (out / "report.html").write_text(text)
+    place.write_text(text)
     job.run.artifact("report/report.html", text.encode())
-    return Summary(len(shown), facts={"page": "report.html", "bytes": len(text.encode())})
+    attach(text.encode(), inputs.made_by, job)
+    return Summary(len(shown), facts={"page": place.name, "bytes": len(text.encode())})
 
 
 def chosen_objects(inputs: ReportInputs, config: ReportConfig) -> list[str]:
     """At most `max_objects_shown` objects with generated views, evenly spread from the best to the worst figure."""
     with_views = [uid for uid in sorted(inputs.figures) if inputs.generated is not None and uid in inputs.generated]
-    lost = [uid for uid in with_views if inputs.figures[uid].get(config.shown_by) is None]
-    ranked = (
-        sorted((uid for uid in with_views if uid not in lost), key=lambda uid: -float(inputs.figures[uid][config.shown_by] or 0.0)) + lost
-    )
-    if len(ranked) <= config.max_objects_shown:
-        return ranked
-    return [ranked[round(place)] for place in np.linspace(0, len(ranked) - 1, config.max_objects_shown)]
+    best_first = [uid for uid in ranked(inputs, config.shown_by) if uid in with_views]
+    order = best_first + [uid for uid in with_views if uid not in best_first]
+    if len(order) <= config.max_objects_shown:
+        return order
+    return [order[round(place)] for place in np.linspace(0, len(order) - 1, config.max_objects_shown)]
 
 
 def _body(config: ReportConfig, inputs: ReportInputs, shown: list[str], blocks: list[Markup]) -> Markup:
     caution = element("div", config.note, class_="note", role="note") if config.note else None
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    about = {"title": config.title, "note": config.note, "recipe": config.recipe, "command": config.command, "made": made}
+    results = downloads(inputs, about)
     contents = {
-        "figures": sections.headline(inputs, config.paper_figures),
+        "figures": join(cards(inputs), headline(inputs, config.paper_figures)),
         "gate": sections.decision(inputs),
         "objects": join(_shown_how(config, inputs, shown), caution, blocks),
-        "table": sections.per_object(inputs, shown),
+        "worst": worst(inputs, config.shown_by, shown),
+        "table": per_object(inputs, shown),
+        "consistency": consistency(inputs),
         "distributions": sections.distributions(inputs),
-        "training": sections.training(inputs.curves),
-        "failures": sections.failures(inputs),
-        "licences": sections.licences(inputs),
+        "training": training(inputs.curves),
+        "failures": failures(inputs),
+        "data": data(inputs),
         "protocol": sections.protocol(inputs),
-        "repeat": _repeat(config, inputs),
+        "repeat": join(_repeat(config, inputs), results),
     }
-    links = element("nav", [element("a", title, href=f"#{identity}") for identity, title in CONTENTS])
+    links = element("nav", [element("a", title, href=f"#{identity}") for identity, title in CONTENTS], aria_label="contents")
     return join(
-        _header(config, inputs), caution, links, [sections.section(identity, title, contents[identity]) for identity, title in CONTENTS]
+        _header(config, inputs, made),
+        caution,
+        links,
+        [sections.section(identity, title, contents[identity]) for identity, title in CONTENTS],
     )
 
 
-def _header(config: ReportConfig, inputs: ReportInputs) -> Markup:
+def _header(config: ReportConfig, inputs: ReportInputs, made: str) -> Markup:
     made_by, version, summary = inputs.made_by, inputs.version, inputs.summary
-    uri = made_by.get("uri") or version.get("uri") or "unknown"
+    uri = made_by.get("uri") or version.get("uri") or summary.get("model") or "unknown"
     asked = f" (asked for as {made_by['requested']})" if made_by.get("requested") else ""
-    settings = made_by.get("settings", {})
+    settings = made_by.get("settings") or {}
     sampling = ", ".join(
-        f"{settings[key]} {name}" for key, name in (("conditions", "condition view(s)"), ("steps", "steps")) if key in settings
+        f"{settings[key]} {name}"
+        for key, name in (("conditions", "condition view(s)"), ("steps", "steps"))
+        if settings.get(key) is not None
     )
     counts = summary.get("counts", {})
     done, lost = counts.get("completed", "?"), counts.get("failed", "?")
     objects = f"{counts.get('objects', len(inputs.figures))} objects to score, {done} completed, {lost} failed"
-    protocol = summary["protocol"]
     overlap = summary.get("overlap") or {}
     checked = (
         f"none of the {overlap['trained_objects']} trained objects is among them" if overlap.get("checked") else overlap.get("reason", "")
     )
     return join(
         element("h1", config.title),
-        sections.definitions(
+        definitions(
             [
                 ("model", uri + asked),
                 ("recipe", config.recipe),
-                ("made", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
+                ("protocol", element("a", inputs.protocol.get("name") or "unnamed", href="#protocol")),
                 ("evaluated", objects),
                 ("held out", checked),
                 ("sampling", ", ".join(filter(None, [sampling, settings.get("sampler", "")]))),
-                ("protocol", protocol["name"] if isinstance(protocol, dict) else protocol),
+                ("made", made),
             ]
         ),
     )
@@ -165,12 +195,21 @@ def _shown_how(config: ReportConfig, inputs: ReportInputs, shown: list[str]) -> 
         return element("p", "No object has generated views; see Failures.")
     spread = "; the choice is evenly spread over that order" if len(shown) == config.max_objects_shown < len(inputs.figures) else ""
     order = f"from best to worst {config.shown_by.replace('_', ' ')}{spread}"
-    return element("p", f"{len(shown)} of {len(inputs.figures)} objects, {order}.", class_="soft")
+    hint = "Point at a cell of a sheet, or touch it, to see that view of all four side by side."
+    return element("p", f"{len(shown)} of {len(inputs.figures)} objects, {order}. {hint}", class_="soft")
 
 
 def _repeat(config: ReportConfig, inputs: ReportInputs) -> Markup:
-    run_id = inputs.version.get("run_id")
+    if not config.command:
+        return element("p", "The command was not recorded.")
+    alone = element("code", f"{config.command} --rerun report") if config.command.startswith("mvforge run ") else ""
     return join(
-        element("pre", element("code", config.command)) if config.command else element("p", "The command was not recorded."),
-        sections.definitions([("registered by run", run_id), ("registered by build", inputs.version.get("build_id"))]),
+        element("pre", element("code", config.command)),
+        definitions(
+            [
+                ("this page alone", alone),
+                ("registered by run", inputs.version.get("run_id")),
+                ("registered by build", inputs.version.get("build_id")),
+            ]
+        ),
     )

@@ -1,11 +1,15 @@
-"""A turntable: the views of one elevation ring as an endless animated picture."""
+"""Turntables: an object turning as an endless animated picture, from the views of one elevation ring or from its mesh."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
+import trimesh
 from PIL import Image
 
-from rendering.view_set import ViewSet, on_white
+from evaluation.mesh_preview import cast, orbit_around
+from evaluation.strips import tile
+from rendering.view_set import ViewSet
 
 
 def ring(views: ViewSet, elevation_deg: float = 0.0) -> list[int]:
@@ -25,10 +29,22 @@ def turntable(views: ViewSet, elevation_deg: float = 0.0, size_px: int = 256, fr
     members = ring(views, elevation_deg)
     if not members:
         raise ValueError("a turntable needs at least one view")
-    pictures = [Image.fromarray((on_white(views.rgba[i]) * 255.0 + 0.5).astype(np.uint8)) for i in members]
     # Small pictures are enlarged without smoothing: the viewer shall see the pixels that were generated.
-    filter_ = Image.Resampling.NEAREST if pictures[0].width < size_px else Image.Resampling.BOX
-    frames = [picture.resize((size_px, size_px), filter_) for picture in pictures]
+    return animated_webp([tile(views.rgba[i], size_px) for i in members], frame_ms)
+
+
+def mesh_turntable(mesh: trimesh.Trimesh, size_px: int = 144, frames: int = 18, frame_ms: int = 140) -> bytes:
+    """A mesh turning once, colours left and normals right, as an animated, looping WebP of `2 * size_px` by `size_px`.
+
+    The camera goes round as azimuth rises, like the views of a ring, and follows the mesh: any unit of length is fine.
+    """
+    cameras = orbit_around(mesh, tuple(np.arange(frames) * (360.0 / frames)))
+    return animated_webp([np.concatenate(cast(mesh, cameras[i], size_px), axis=1) for i in range(frames)], frame_ms)
+
+
+def animated_webp(frames: Sequence[np.ndarray], frame_ms: int) -> bytes:
+    """uint8 RGB pictures of one size as a looping WebP."""
+    pictures = [Image.fromarray(frame) for frame in frames]
     buffer = io.BytesIO()
-    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], duration=frame_ms, loop=0, quality=80, method=4)
+    pictures[0].save(buffer, "WEBP", save_all=True, append_images=pictures[1:], duration=frame_ms, loop=0, quality=78, method=4)
     return buffer.getvalue()

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from infra.errors import UserError
+from pipelines.commands.model_verbs import add_model_verbs
+from pipelines.commands.report_verb import add_report_verb
 from pipelines.commands.verbs import add_head_verbs, add_prove_verb, add_step_verbs, add_tool_verbs, add_train_verb
 
 EPILOG = """examples:
@@ -16,6 +18,8 @@ EPILOG = """examples:
   mvforge run tiny --rerun render                     render again, nothing else
   mvforge run tiny --only eval                        generate, reconstruct, score, gate, report
   mvforge status tiny                                 done, running, stale, failed, missing, and where
+  mvforge models list                                 registered versions, their figures, the champion
+  mvforge compare tiny tiny-3fa2c1                    two evaluations object by object, with significance
 
 Results go to stdout, everything else to stderr; --json prints JSON alone on stdout.
 The store is $MVFORGE_STORE (default ~/.mvforge/store), the tracking store $MLFLOW_TRACKING_URI
@@ -31,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for add in (add_step_verbs, add_train_verb, add_prove_verb, add_head_verbs, add_tool_verbs):
+    for add in (add_step_verbs, add_train_verb, add_prove_verb, add_head_verbs, add_tool_verbs, add_report_verb, add_model_verbs):
         add(verbs)
     return top
 

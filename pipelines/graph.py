@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from evaluation import gate, generate, reconstruct, report, score
+from evaluation.rescore import Rescoring
 from infra.errors import UserError
 from pipelines.dag import Inputs, Step
 from pipelines.recipe import Recipe
@@ -47,7 +48,9 @@ def build(recipe: Recipe) -> list[Step]:
         step("generate", generate.run, recipe.generate, "eval", model="register", views="render", kept="curate"),
         step("reconstruct", reconstruct.run, recipe.reconstruct, "eval", views="generate"),
         step("score", score.run, recipe.score, "eval", reference="render", generated="generate", meshes="reconstruct", model="register"),
-        step("gate", gate.run, recipe.gate, "eval", scores="score", model="register", generated="generate"),
+        step(
+            "gate", gate.run, _gate(recipe), "eval", scores="score", model="register", generated="generate", views="render", kept="curate"
+        ),
         step(
             "report",
             report.run,
@@ -77,8 +80,14 @@ def build(recipe: Recipe) -> list[Step]:
     return [*data, *_training(recipe, stages, step), registration, *evaluation]
 
 
+def _gate(recipe: Recipe) -> gate.GateTask:
+    """The recipe's rule, with how a champion would be scored again: as the recipe scores its own model."""
+    resources = {name: recipe.resources_for(name) for name in ("generate", "reconstruct", "score")}
+    return gate.task_of(recipe.gate, Rescoring(recipe.generate, recipe.reconstruct, recipe.score, resources))
+
+
 # Raised when a step's output changes meaning, so that finished builds of the older meaning are not reused.
-VERSIONS: dict[str, int] = {}
+VERSIONS: dict[str, int] = {"reconstruct": 2}
 
 
 def _training(recipe: Recipe, stages: tuple[Stage, ...], step: Any) -> list[Step]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from evaluation.gate import GateConfig
+from evaluation.gate_rule import GateConfig
 from evaluation.generate import GenerateConfig
 from evaluation.reconstruct import ReconstructConfig
 from evaluation.report import ReportConfig

@@ -11,6 +11,7 @@ import numpy as np
 
 from infra.errors import UserError
 from infra.seeds import rng_for
+from rendering.gso30 import gso30, gso30_sparse
 from rendering.rig_file import FILE_PREFIX, custom_rig, inline_text
 from rendering.rig_views import TYPICAL_RADIUS_IN_EXTENTS, RigConfig, RigViews, build, check_containment
 
@@ -120,7 +121,9 @@ def zero123pp(uid: str, config: RigConfig) -> RigViews:
     )
 
 
-RIGS: dict[str, Rig] = {rig.__name__: rig for rig in (mvdiffusionpp, mvdream, instant3d, gso64, dmv3d, syncdreamer16, zero123pp)}
+RIGS: dict[str, Rig] = {
+    rig.__name__: rig for rig in (mvdiffusionpp, mvdream, instant3d, gso64, dmv3d, syncdreamer16, zero123pp, gso30, gso30_sparse)
+}
 
 
 def rig_named(name: str) -> Rig:

@@ -43,7 +43,7 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _empty_tracking_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_tracking_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow sqlite file with its tables: making them takes seconds, copying them none."""
     from infra import tracking
 
@@ -53,10 +53,10 @@ def _empty_tracking_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tracking_uri(_empty_tracking_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def tracking_uri(empty_tracking_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A fresh, empty, embedded tracking store."""
     from infra import tracking
 
     folder = tmp_path_factory.mktemp("mlflow")
-    shutil.copy(_empty_tracking_store, folder / "mlflow.db")
+    shutil.copy(empty_tracking_store, folder / "mlflow.db")
     return tracking.default_uri(folder)

@@ -5,7 +5,7 @@ import json
 import tempfile
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ from infra.provenance import git_commit
 from infra.storage import Location
 from rendering.attribution import COLUMNS, CSV, write_attribution
 from training.lookup import method_named
+from training.model_card import INTENDED_USE, LIMITS, CardFacts, hub_page, model_card, shown_licences
 from training.served import INPUT_COLUMNS, OUTPUT_COLUMNS, TRAINED_UIDS
-
-SHOWN_LICENCES = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +29,15 @@ class RegisterConfig:
     name: of the registered model.
     method, model: name in `METHODS` and that method's own config.
     recipe: the recipe's name, as a tag.
+    intended_use, limits: sentences of the model card.
     """
 
     name: str = "mvforge"
     method: str = ""
     model: Any = None
     recipe: str = ""
+    intended_use: str = field(default=INTENDED_USE, metadata={"identity": False})
+    limits: str = field(default=LIMITS, metadata={"identity": False})
 
 
 def run(
@@ -50,8 +52,9 @@ def run(
 ) -> Summary:
     """Assemble the generator and register it under `job.run`.
 
-    Writes `model/` (the generator folder, with `attribution.csv` and `attribution.json` for what it learned from) and
-    `version.json`: name, version, uri, run_id, build_id, uids (every object any stage trained on). Counts are versions.
+    Writes `model/` (the generator folder, with `attribution.csv` and `attribution.json` for what it learned from and the
+    model card, `README.md`) and `version.json`: name, version, uri, run_id, build_id, uids (every object any stage trained
+    on). Counts are versions.
 
     Args:
         checkpoints: outputs of the train steps by stage name.
@@ -75,7 +78,13 @@ def run(
         method.export(config.model, local, folder)
         # Travels with the model, so that no one scores it on what it has seen, wherever it is used.
         (folder / TRAINED_UIDS).write_text(json.dumps(uids))
-        write_attribution(trained, Location(str(folder)))
+        licences = write_attribution(trained, Location(str(folder)))
+        card = _card(config, uids, licences, tags)
+        (folder / "README.md").write_text(hub_page(card))
+        run = tracking.TrackedRun(job.run.tracking_uri, job.run.run_id)
+        facts = {"objects": len(uids), "licences": licences, "uids": tags["trained_uids"]}
+        for each in filter(None, (run, run.parent)):
+            each.dataset(f"{len(uids)} objects to train on", tags["data_fingerprint"], context="training", source=views.shown, facts=facts)
         version = tracking.register(
             job.run.tracking_uri,
             name=config.name,
@@ -84,9 +93,10 @@ def run(
             input_columns=INPUT_COLUMNS,
             output_columns=OUTPUT_COLUMNS,
             tags=tags,
-            description=_description(config, uids, tags),
-            run=tracking.TrackedRun(job.run.tracking_uri, job.run.run_id),
+            description=model_card(card),
+            run=run,
             build_id=job.build_id,
+            model_description=_about(config),
         )
         (out / "model").delete()
         (out / "model").upload(folder)
@@ -113,19 +123,10 @@ def _tags(config: RegisterConfig, uids: list[str], rows: list[dict[str, Any]], c
         "data_fingerprint": _digest(files),
         "trained_uids": _digest(uids),
         "trained_objects": str(len(uids)),
-        "licences": licence_summary([row["licence"] for row in rows]),
+        "licences": shown_licences(Counter(row["licence"] or "unknown" for row in rows)),
         "attribution": CSV,
         **losses,
     }
-
-
-def licence_summary(licences: list[str | None]) -> str:
-    """`CC-BY-4.0 20, CC0-1.0 4`: how many objects under each licence, most frequent first."""
-    counts = sorted(Counter(licence or "unknown" for licence in licences).items(), key=lambda item: (-item[1], item[0]))
-    shown = [f"{name} {count}" for name, count in counts[:SHOWN_LICENCES]]
-    if rest := sum(count for _, count in counts[SHOWN_LICENCES:]):
-        shown.append(f"{len(counts) - SHOWN_LICENCES} others {rest}")
-    return ", ".join(shown)
 
 
 def _last_loss(place: Location) -> str | None:
@@ -137,5 +138,26 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def _description(config: RegisterConfig, uids: list[str], tags: dict[str, str]) -> str:
-    return f"{config.method} by recipe '{config.recipe}', trained on {len(uids)} objects ({tags['licences']})."
+def _card(config: RegisterConfig, uids: list[str], licences: dict[str, int], tags: dict[str, str]) -> CardFacts:
+    losses = {name.partition(".")[2]: loss for name, loss in tags.items() if name.startswith("validation_loss.")}
+    return CardFacts(
+        title=config.name,
+        method=config.method,
+        recipe=config.recipe,
+        objects=len(uids),
+        licences=licences,
+        data_fingerprint=tags["data_fingerprint"],
+        commit=tags["git_commit"],
+        losses=losses,
+        intended_use=config.intended_use,
+        limits=config.limits,
+        attribution=CSV,
+    )
+
+
+def _about(config: RegisterConfig) -> str:
+    """The first description of the registered model; its versions have cards of their own."""
+    return (
+        f"Generators of many views from few pictures, made with mvforge. Each version has its card. `models:/{config.name}@champion` is "
+        "the one that passed the gate; `mvforge models list` shows all of them with their figures.\n"
+    )

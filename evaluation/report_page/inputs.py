@@ -1,6 +1,7 @@
 """What a report is made from: outputs of earlier steps, read once. Anything may be missing; the page then says so."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,8 @@ class ReportInputs:
     Attributes:
         summary: the score summary.
         figures: uid -> metric -> figure of the object (None where it is undefined).
+        views: uid -> metric -> generated target view -> figure of that view.
+        reasons: metric -> reason -> number of objects that have no figure because of it.
         ledgers: step -> ledger rows.
         rejected: curate's rows.
         generated, reference: view stores, None where there are no views.
@@ -31,6 +34,8 @@ class ReportInputs:
 
     summary: dict[str, Any]
     figures: dict[str, dict[str, float | None]]
+    views: dict[str, dict[str, dict[int, float]]]
+    reasons: dict[str, Counter[str]]
     generated: ViewStore | None
     reference: ViewStore | None
     meshes: Location | None
@@ -46,12 +51,33 @@ class ReportInputs:
         """uid -> what the reference ledger knows (category, licence, split, ...)."""
         return {row["uid"]: row for row in self.ledgers["render"]}
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The protocol's description; one that is only a name counts as such."""
+        described = self.summary["protocol"]
+        return described if isinstance(described, dict) else {"name": described}
+
+    def stats(self, metric: str) -> dict[str, Any]:
+        """What the summary says about a metric: mean, ci95, ...; of a set metric its `value` as the mean, `pictures` and `note`."""
+        if metric in self.sets:
+            return {**self.sets[metric], "mean": self.sets[metric].get("value")}
+        return self.summary["metrics"].get(metric) or {}
+
+    @property
+    def sets(self) -> dict[str, dict[str, Any]]:
+        """Metrics of all pictures together (FID and the like), which no single object has."""
+        return self.summary.get("sets") or {}
+
+    def metric_names(self) -> list[str]:
+        """The metrics of this evaluation, baselines left out."""
+        return list(self.summary["metrics"])
+
 
 def read_inputs(
     *,
     scores: Location,
-    generated: Location,
-    reference: Location,
+    generated: Location | None,
+    reference: Location | None,
     meshes: Location | None,
     decision: Location | None,
     model: Location | None,
@@ -63,9 +89,12 @@ def read_inputs(
     if not (scores / "summary.json").exists():
         raise UserError(f"no scores in {scores}", "run the score step first")
     ledgers = {"render": _rows(reference, "ledger"), "generate": _rows(generated, "ledger"), "reconstruct": _rows(meshes, "ledger")}
+    figures, views, reasons = _figures(scores)
     return ReportInputs(
         summary=(scores / "summary.json").read_json(),
-        figures=_figures(scores),
+        figures=figures,
+        views=views,
+        reasons=reasons,
         generated=_store(generated),
         reference=_store(reference),
         meshes=meshes,
@@ -78,17 +107,26 @@ def read_inputs(
     )
 
 
-def _figures(scores: Location) -> dict[str, dict[str, float | None]]:
-    """Rows without a view are of the whole object."""
+def _figures(
+    scores: Location,
+) -> tuple[dict[str, dict[str, float | None]], dict[str, dict[str, dict[int, float]]], dict[str, Counter[str]]]:
+    """Figures of objects, figures of views, and why there are none. Rows without a view are of the whole object."""
     figures: dict[str, dict[str, float | None]] = {}
-    for row in (scores / "scores.parquet").read_table(columns=["uid", "metric", "view", "value"]).to_pylist():
+    views: dict[str, dict[str, dict[int, float]]] = {}
+    reasons: dict[str, Counter[str]] = {}
+    for row in (scores / "scores.parquet").read_table(columns=["uid", "metric", "view", "value", "reason"]).to_pylist():
+        uid, metric, value = row["uid"], row["metric"], row["value"]
         if row["view"] is None:
-            figures.setdefault(row["uid"], {})[row["metric"]] = row["value"]
-    return figures
+            figures.setdefault(uid, {})[metric] = value
+            if value is None:
+                reasons.setdefault(metric, Counter())[row["reason"] or "no reason was recorded"] += 1
+        elif value is not None:
+            views.setdefault(uid, {}).setdefault(metric, {})[row["view"]] = value
+    return figures, views, reasons
 
 
-def _store(place: Location) -> ViewStore | None:
-    return ViewStore(place) if any(entry.name.startswith("part-") for entry in place.children()) else None
+def _store(place: Location | None) -> ViewStore | None:
+    return ViewStore(place) if place is not None and any(entry.name.startswith("part-") for entry in place.children()) else None
 
 
 def _rows(place: Location | None, name: str) -> list[dict[str, Any]]:

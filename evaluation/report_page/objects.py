@@ -1,47 +1,75 @@
 """One object on the page: what went in, what came out, and the truth, side by side."""
 
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evaluation.mesh_preview import load_glb, preview
+from evaluation.report_page.consistency import odd_view
 from evaluation.report_page.figures import metric
 from evaluation.report_page.inputs import ReportInputs
 from evaluation.report_page.markup import Markup, element, picture
-from evaluation.score_object import matching_views
-from evaluation.strips import difference, strip, tile, webp
+from evaluation.report_page.meshes import Room, mesh_figures
+from evaluation.report_page.sheets import contact_sheet
+from evaluation.score_pictures import matching_views
+from evaluation.strips import strip, webp
 from evaluation.turntable import ring, turntable
-from rendering.view_set import TARGET, ViewSet
+from infra.storage import Location
+from rendering.view_set import TARGET, Mesh, ViewSet
 
-DIFFERENCE_GAIN = 2
 WIDE_PX = 200  # wider figures take a whole row on a phone
-SHOWN_METRICS = ("psnr", "psnr_foreground", "ssim", "mask_iou", "chamfer", "volume_iou")
+SHOWN_METRICS = ("psnr", "psnr_foreground", "ssim", "lpips", "mask_iou", "chamfer", "volume_iou")
 
 
-def object_block(uid: str, inputs: ReportInputs) -> Markup:
-    """Inputs, turntables, mesh and contact sheet of one object; what is missing is named."""
+@dataclass(frozen=True)
+class Pictures:
+    """One object's pictures in the frame of the generated views.
+
+    Attributes:
+        made: the generated targets, None when there are none.
+        given: the condition views that the model saw, the reference first.
+        truth: the true picture for each generated view, None where no true view has its camera; None without a truth.
+        shape: the true mesh.
+    """
+
+    made: ViewSet | None
+    given: list[np.ndarray]
+    truth: list[np.ndarray | None] | None
+    shape: Mesh | None
+
+
+def pictures_of(uid: str, inputs: ReportInputs) -> Pictures:
+    """What the stores hold about one object."""
     made = inputs.generated.read(uid).with_role(TARGET) if inputs.generated and uid in inputs.generated else None
     rendered = inputs.reference.read(uid) if inputs.reference and uid in inputs.reference else None
-    truth = _truth(made, rendered) if made is not None and rendered is not None else None
-    figures = [_input_figure(made, rendered), *_turntables(made, truth), _mesh_figure(uid, inputs)]
-    sheet = (
-        _sheet(made, truth) if made is not None else element("p", "No views were generated; the reason is under Failures.", class_="soft")
-    )
+    if made is None or rendered is None:
+        return Pictures(made, [], None, None)
+    given = [rendered.rgba[int(i)] for i in made.facts.get("conditions", [])]
+    turned = rendered.turned(-float(made.facts.get("reference_azimuth_deg", 0.0)))
+    targets = turned.with_role(TARGET)
+    true = [None if j is None else targets.rgba[j] for j in matching_views(targets, made)]
+    return Pictures(made, given, [one if one is None or one.shape == made.rgba.shape[1:] else None for one in true], turned.mesh)
+
+
+def object_block(uid: str, inputs: ReportInputs, room: Room, page: Location) -> Markup:
+    """Inputs, turntables, mesh and contact sheet of one object; what is missing is named."""
+    shown = pictures_of(uid, inputs)
+    turning, viewer = mesh_figures(uid, inputs, shown.shape, room, page)
+    figures = [_input_figure(shown.given), *_turntables(shown), turning]
+    views = inputs.views.get(uid, {})
+    odd = odd_view(views)
+    there = shown.made is not None and len(shown.made) > 0
+    top = element("div", element("div", figures, class_="figures"), element("div", class_="glass", hidden="") if there else None)
     return element(
         "article",
         element("h3", uid),
         _facts(uid, inputs),
-        element("div", figures, class_="figures"),
-        sheet,
+        element("div", top, viewer, class_="top"),
+        contact_sheet(shown.made, shown.truth, views, odd[1] if odd else None)
+        if there and shown.made is not None
+        else element("p", "No views were generated; the reason is under Failures.", class_="soft"),
         class_="object",
         id=f"object-{uid}",
     )
-
-
-def _truth(made: ViewSet, rendered: ViewSet) -> list[np.ndarray | None]:
-    """The true picture for each generated view, None where no true view has its camera."""
-    turned = rendered.turned(-float(made.facts.get("reference_azimuth_deg", 0.0))).with_role(TARGET)
-    return [None if j is None else turned.rgba[j] for j in matching_views(turned, made)]
 
 
 def _facts(uid: str, inputs: ReportInputs) -> Markup:
@@ -51,79 +79,26 @@ def _facts(uid: str, inputs: ReportInputs) -> Markup:
     return element("p", " \u00b7 ".join(parts) or "no figures", class_="soft")
 
 
-def _input_figure(made: ViewSet | None, rendered: ViewSet | None) -> Markup | None:
-    if made is None or rendered is None:
-        return None
-    given = [rendered.rgba[int(i)] for i in made.facts.get("conditions", [])]
+def _input_figure(given: list[np.ndarray]) -> Markup | None:
     if not given:
         return None
-    size = 160 if len(given) == 1 else 104
-    return _figure(
-        webp(strip(given, size)),
-        "given view" if len(given) == 1 else f"{len(given)} given views, the first is the reference",
-        size * len(given),
-    )
+    size = 144 if len(given) == 1 else 104
+    caption = "given view" if len(given) == 1 else f"{len(given)} given views, the first is the reference"
+    return _figure(webp(strip(given, size)), caption, size * len(given))
 
 
-def _turntables(made: ViewSet | None, truth: list[np.ndarray | None] | None) -> list[Markup]:
-    if made is None:
+def _turntables(shown: Pictures) -> list[Markup]:
+    made = shown.made
+    if made is None or len(made) == 0:
         return []
     figures = []
-    true_ring = [truth[i] for i in ring(made)] if truth else []
-    if true_ring and all(rgba is not None for rgba in true_ring):
-        true_views = ViewSet(**{**vars(made), "rgba": np.stack([made.rgba[i] if t is None else t for i, t in enumerate(truth or [])])})
-        figures.append(_figure(turntable(true_views, size_px=160), "truth", 160))
-    return [*figures, _figure(turntable(made, size_px=160), "generated", 160)]
-
-
-def _mesh_figure(uid: str, inputs: ReportInputs) -> Markup:
-    rows = {row["uid"]: row for row in inputs.ledgers["reconstruct"]}
-    place = inputs.meshes / f"{uid}.glb" if inputs.meshes is not None else None
-    if place is None or not place.exists():
-        reason = (rows.get(uid) or {}).get("reason") or "not made"
-        return element("figure", element("figcaption", f"no mesh: {reason}"))
-    try:
-        data = webp(preview(load_glb(place.read_bytes()), size_px=104))
-    except ValueError as error:
-        return element("figure", element("figcaption", f"mesh cannot be shown: {error}"))
-    faces = (rows.get(uid) or {}).get("faces")
-    return _figure(data, "mesh: colours, normals" + (f" ({faces} faces)" if faces else ""), 416)
+    true_ring = [shown.truth[i] for i in ring(made)] if shown.truth else []
+    if shown.truth and true_ring and all(rgba is not None for rgba in true_ring):
+        pictures = np.stack([made.rgba[i] if one is None else one for i, one in enumerate(shown.truth)])
+        figures.append(_figure(turntable(replace(made, rgba=pictures), size_px=144), "truth", 144))
+    return [*figures, _figure(turntable(made, size_px=144), "generated", 144)]
 
 
 def _figure(data: bytes, caption: str, width: int) -> Markup:
     wide = "wide" if width > WIDE_PX else None
     return element("figure", picture(data, caption, width=width), element("figcaption", caption), class_=wide)
-
-
-def _sheet(made: ViewSet, truth: list[np.ndarray | None] | None) -> Markup:
-    """Truth, generated and difference per elevation; the ring of the reference's height is open, the others fold."""
-    elevations = sorted({round(float(e), 3) for e in made.elevation_deg}, key=lambda e: (abs(e), e))
-    blocks = [_rows_of(made, truth, elevation) for elevation in elevations]
-    others = ", ".join(f"{_signed(e)}\u00b0" for e in elevations[1:])
-    folded = element("details", element("summary", f"other elevations: {others}"), blocks[1:]) if len(blocks) > 1 else None
-    return element("div", blocks[0], folded)
-
-
-def _rows_of(made: ViewSet, truth: list[np.ndarray | None] | None, elevation_deg: float) -> Markup:
-    members = ring(made, elevation_deg)
-    size = int(np.clip(made.rgba.shape[1], 64, 128))
-    pictures: list[tuple[str, np.ndarray]] = []
-    made_strip = strip([made.rgba[i] for i in members], size)
-    if truth is not None:
-        true = [truth[i] for i in members]
-        pictures.append(("truth", strip(true, size)))
-    pictures.append(("generated", made_strip))
-    if truth is not None:
-        true_strip = np.concatenate(
-            [made_strip[:, k * size : (k + 1) * size] if t is None else tile(t, size) for k, t in enumerate(true)], axis=1
-        )
-        pictures.append((f"|difference| \u00d7 {DIFFERENCE_GAIN}", difference(true_strip, made_strip, DIFFERENCE_GAIN)))
-    axis = element("div", [element("span", f"{made.azimuth_deg[i] % 360:.0f}\u00b0") for i in members], class_="axis")
-    cells: list[Any] = [element("div", f"elevation {_signed(elevation_deg)}\u00b0", class_="head"), element("div", "azimuth"), axis]
-    for name, pixels in pictures:
-        cells += [element("div", name), picture(webp(pixels), f"{name}, elevation {_signed(elevation_deg)} degrees")]
-    return element("div", element("div", cells, class_="sheet"), class_="scroll", tabindex="0")
-
-
-def _signed(degrees: float) -> str:
-    return f"{degrees:+g}" if degrees else "0"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from evaluation.report_page.markup import Markup, element, join
 
-COLOURS = ("#0b6e99", "#d1622b", "#2c8a4b", "#7a4fa3")
-INK, SOFT, GRID = "#1d2329", "#5b6670", "#e4e8ec"
+# Colours are classes of the page's style sheet, so that the plots follow a dark page: series0, series1, ...
+COLOURS = 4
 WIDTH, HEIGHT = 420, 230
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 30, 38
 
@@ -46,15 +46,15 @@ def curves(title: str, series: list[Series], x_label: str = "step") -> Markup:
             HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM),
         )
 
-    parts: list[object] = [_text(LEFT, 14, title, fill=INK, font_weight="600")]
+    parts: list[object] = [_text(LEFT, 14, title, class_="title")]
     for y in ticks(y_low, y_high):
         height = place(x_low, y)[1]
-        parts += [_line(LEFT, height, WIDTH - RIGHT, height, GRID), _text(LEFT - 6, height + 4, f"{y:g}", text_anchor="end")]
+        parts += [_line(LEFT, height, WIDTH - RIGHT, height, "grid"), _text(LEFT - 6, height + 4, f"{y:g}", text_anchor="end")]
     for x in ticks(x_low, x_high):
         parts.append(_text(place(x, y_low)[0], HEIGHT - BOTTOM + 17, f"{x:g}", text_anchor="middle"))
     parts.append(_text(WIDTH - RIGHT, HEIGHT - 4, x_label, text_anchor="end"))
     for number, line in enumerate(series):
-        parts += _drawn(line, COLOURS[number % len(COLOURS)], place)
+        parts += _drawn(line, f"series{number % COLOURS}", place)
     if len(series) > 1:
         parts.append(_legend([line.name for line in series]))
     return element("svg", parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=title)
@@ -71,45 +71,44 @@ def _drawn(line: Series, colour: str, place) -> list[Markup]:
     for piece in pieces:
         if len(piece) > 1:
             points = " ".join(f"{x:.1f},{y:.1f}" for x, y in piece)
-            marks.append(element("polyline", points=points, fill="none", stroke=colour, stroke_width="1.6", stroke_linejoin="round"))
+            marks.append(element("polyline", points=points, class_=colour))
         if line.dots or len(piece) == 1:
-            marks += [element("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r="3", fill=colour) for x, y in piece]
+            marks += [element("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r="3", class_=colour) for x, y in piece]
     return marks
 
 
-def spread(title: str, values: list[float], mean: float | None = None, interval: list[float] | None = None) -> Markup:
-    """One dot per object over the value axis, the mean as a line and its interval as a band."""
-    known = sorted(value for value in values if math.isfinite(value))
+def spread(
+    title: str,
+    values: list[float],
+    mean: float | None = None,
+    interval: list[float] | None = None,
+    names: list[str] | None = None,
+) -> Markup:
+    """One dot per object over the value axis, the mean as a line and its interval as a band; `names` show on pointing at a dot."""
+    labels = names or [f"{value:g}" for value in values]
+    known = sorted((value, name) for value, name in zip(values, labels, strict=True) if math.isfinite(value))
     if not known:
         return element("p", f"{title}: no value", class_="soft")
     height, base = 110, 82
-    low, high = _padded(known + [v for v in (interval or []) if math.isfinite(v)], 0.05)
+    low, high = _padded([value for value, _ in known] + [v for v in (interval or []) if math.isfinite(v)], 0.05)
 
     def at(value: float) -> float:
         return 16 + (value - low) / (high - low) * (WIDTH - 32)
 
-    parts: list[object] = [_text(16, 14, title, fill=INK, font_weight="600")]
+    parts: list[object] = [_text(16, 14, title, class_="title")]
     if interval:
-        band = element(
-            "rect",
-            x=f"{at(interval[0]):.1f}",
-            y=24,
-            width=f"{max(at(interval[1]) - at(interval[0]), 1):.1f}",
-            height=base - 24,
-            fill="#cfe4ee",
-        )
-        parts.append(band)
+        wide = max(at(interval[1]) - at(interval[0]), 1)
+        parts.append(element("rect", x=f"{at(interval[0]):.1f}", y=24, width=f"{wide:.1f}", height=base - 24, class_="band"))
     if mean is not None and math.isfinite(mean):
-        parts.append(_line(at(mean), 24, at(mean), base, COLOURS[0], 2))
-    parts.append(_line(16, base, WIDTH - 16, base, SOFT))
+        parts.append(_line(at(mean), 24, at(mean), base, "mean"))
+    parts.append(_line(16, base, WIDTH - 16, base, "axis"))
     parts += [_text(at(tick), base + 16, f"{tick:g}", text_anchor="middle") for tick in ticks(low, high)]
     stacks: dict[int, int] = {}
-    for value in known:
+    for value, name in known:
         column = round(at(value) / 7)
         level = stacks[column] = stacks.get(column, 0) + 1
-        parts.append(
-            element("circle", cx=f"{at(value):.1f}", cy=max(28, base + 1 - 7 * level), r="3.2", fill=COLOURS[1], fill_opacity="0.75")
-        )
+        top = max(28, base + 1 - 7 * level)
+        parts.append(element("circle", element("title", name), cx=f"{at(value):.1f}", cy=top, r="3.4", class_="object-dot"))
     return element("svg", parts, viewBox=f"0 0 {WIDTH} {height}", role="img", aria_label=f"{title}: {len(known)} objects")
 
 
@@ -125,7 +124,7 @@ def _legend(names: list[str]) -> Markup:
     x = WIDTH - RIGHT - sum(26 + 7.2 * len(name) for name in names)
     for number, name in enumerate(names):
         parts += [
-            element("rect", x=f"{x:.0f}", y=6, width=10, height=10, rx=2, fill=COLOURS[number % len(COLOURS)]),
+            element("rect", x=f"{x:.0f}", y=6, width=10, height=10, rx=2, class_=f"series{number % COLOURS}"),
             _text(x + 14, 15, name),
         ]
         x += 26 + 7.2 * len(name)
@@ -133,8 +132,8 @@ def _legend(names: list[str]) -> Markup:
 
 
 def _text(x: float, y: float, text: str, **attributes: object) -> Markup:
-    return element("text", text, x=f"{x:.1f}", y=f"{y:.1f}", **({"fill": SOFT} | attributes))
+    return element("text", text, x=f"{x:.1f}", y=f"{y:.1f}", **attributes)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float = 1) -> Markup:
-    return element("line", x1=f"{x1:.1f}", y1=f"{y1:.1f}", x2=f"{x2:.1f}", y2=f"{y2:.1f}", stroke=colour, stroke_width=width)
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+    return element("line", x1=f"{x1:.1f}", y1=f"{y1:.1f}", x2=f"{x2:.1f}", y2=f"{y2:.1f}", class_=kind)

@@ -1,4 +1,4 @@
-"""The `bench` verbs: what rendering and training cost, printed with the machine it was measured on."""
+"""The `bench` verbs: what rendering, training and scoring cost, printed with the machine it was measured on."""
 
 import argparse
 import dataclasses
@@ -62,6 +62,26 @@ def bench_render(options: argparse.Namespace) -> dict[str, Any]:
         _print_rows(rows)
         _print_machine(machine())
     return {"costs": [dataclasses.asdict(cost) for cost in costs], "summary": rows, "machine": machine(), "git_commit": git_commit()}
+
+
+def bench_score(options: argparse.Namespace) -> dict[str, Any]:
+    """Score made-up objects on Ray with each number of workers."""
+    from evaluation.score_bench import bench
+    from infra import cluster
+    from rendering.bench import machine
+
+    try:
+        workers = [int(count) for count in options.workers.split(",")]
+    except ValueError as error:
+        raise UserError(f"--workers {options.workers} is no list of numbers", "for example --workers 1,2") from error
+    cluster.attach()
+    rows = bench(options.objects, options.views, options.resolution, workers, options.rounds)
+    if not options.json:
+        for row in rows:
+            print(f"{row['workers']} workers  {row['seconds']:7.2f} s  {row['seconds_per_object']:6.2f} s/object  {row['speedup']:.2f}x")
+        print(f"{options.objects} objects of {options.views} views at {options.resolution} px, default protocol, {options.rounds} rounds")
+        _print_machine(machine())
+    return {"rows": rows, "machine": machine(), "git_commit": git_commit()}
 
 
 def _goal_assets() -> list[Path]:

@@ -12,11 +12,6 @@ import numpy as np
 from infra.errors import UserError
 from infra.storage import Location
 from pipelines.context import absolute, store_location, tracking_uri
-from rendering.cameras import Camera
-from rendering.view_set import ViewSet
-
-# Pictures are framed at this size, and the generator brings them to its own.
-CANVAS_PX = 512
 
 
 def infer(options: argparse.Namespace) -> dict[str, Any]:
@@ -24,8 +19,8 @@ def infer(options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from PIL import Image
 
+    from evaluation.infer.sheet import sheet_png
     from rendering.export import write_views
-    from rendering.sheet import contact_sheet
     from training.batch import resized
     from training.diffusion.sampling import USUAL_STEPS
     from training.lookup import load_generator
@@ -45,46 +40,37 @@ def infer(options: argparse.Namespace) -> dict[str, Any]:
         place = out.local_path() / "given" / f"{number:03d}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rgba, "RGBA").save(place)
-    contact_sheet([_together(small, made)], cell_px=min(256, max(96, made.rgba.shape[1])), labels=[label]).save(
-        out.local_path() / "sheet.png"
-    )
+    (out / "sheet.png").write_bytes(sheet_png(shown, made, label))
     if not options.json:
         print(f"{len(made)} views of {shown.uid} from {len(shown)} pictures -> {options.out} (sheet.png shows them all)")
     return {"completed": 1, "failed": 0, "rejected": 0, "views": len(made), "out": str(options.out)}
 
 
 def _pictures(paths: list[Path], masks: list[Path], framing: bool) -> np.ndarray:
-    """uint8 `[K, CANVAS_PX, CANVAS_PX, 4]`. Raises UserError for what is no picture, and as `training.photo` does."""
-    from training.batch import resized
-    from training.photo import cut_out, framed
+    """uint8 `[K, CANVAS_PX, CANVAS_PX, 4]`. Raises UserError, naming the file, for what cannot be used."""
+    from evaluation.infer.pictures import prepared
 
     if masks and len(masks) != len(paths):
         raise UserError(f"{len(paths)} pictures and {len(masks)} mask(s)", "give one --mask for each --image, in the same order")
     rgba = []
     for number, path in enumerate(paths):
-        mask = _opened(masks[number]) if masks else None
+        picture, mask = _opened(path), _opened(masks[number]) if masks else None
         try:
-            cut = cut_out(_opened(path), mask, needs_mask=framing)
-            if framing:
-                rgba.append(framed(cut, CANVAS_PX))
-            elif cut.shape[0] != cut.shape[1]:
-                raise UserError(f"it is {cut.shape[1]}x{cut.shape[0]} pixels, not square", "give a square picture, or --preprocess photo")
-            else:
-                rgba.append(resized(cut[None], CANVAS_PX)[0])
+            rgba.append(prepared(picture, mask, framing))
         except UserError as error:
             raise UserError(f"{path}: {error.message}", error.mend) from error
     return np.stack(rgba)
 
 
 def _opened(path: Path) -> Any:
-    from PIL import Image, UnidentifiedImageError
+    from evaluation.infer.pictures import opened
 
     try:
-        picture = Image.open(path)
-        picture.load()
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as a picture: {error}", "give a PNG, JPEG or WebP file") from error
-    return picture
+        return opened(path.read_bytes())
+    except UserError as error:
+        raise UserError(f"{path} {error.message}", error.mend) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}", "check the path") from error
 
 
 @contextmanager
@@ -100,14 +86,3 @@ def _model_folder(model: str) -> Iterator[Path]:
     source = find(model, None, tracking_uri(store_location()))
     with tempfile.TemporaryDirectory(prefix="mvforge-model-") as scratch:
         yield source.open(Path(scratch))
-
-
-def _together(conditions: ViewSet, targets: ViewSet) -> ViewSet:
-    """Both in one set, for the contact sheet."""
-    joined = {
-        name: np.concatenate([getattr(conditions, name), getattr(targets, name)])
-        for name in ("rgba", "azimuth_deg", "elevation_deg", "radius")
-    }
-    cameras = [views.camera for views in (conditions, targets)]
-    camera = Camera(np.concatenate([c.c2w for c in cameras]), np.concatenate([c.intrinsics for c in cameras]))
-    return replace(targets, camera=camera, roles=conditions.roles + targets.roles, **joined)

@@ -1,4 +1,4 @@
-"""Single tools on plain files, of use without the pipeline: exports, reconstruct, score-views, score-mesh."""
+"""Single tools on plain files, of use without the pipeline: the exports."""
 
 import argparse
 from typing import Any
@@ -39,35 +39,3 @@ def export_webdataset(options: argparse.Namespace) -> dict[str, Any]:
     if not options.json:
         print(f"{result['objects']} objects, {result['views']} views in {result['shards']} shards -> {out.shown}")
     return {"completed": result["objects"], "failed": 0, "rejected": 0, "out": str(out), **result}
-
-
-def reconstruct(options: argparse.Namespace) -> dict[str, Any]:
-    """The `reconstruct` verb."""
-    from evaluation.hull import HullSettings
-    from evaluation.reconstruct_folder import reconstruct_folder
-
-    settings = HullSettings(resolution=options.resolution, votes=options.votes)
-    return _shown(options, reconstruct_folder(options.views, options.out, settings))
-
-
-def score_pictures(options: argparse.Namespace) -> dict[str, Any]:
-    """The `score-views` verb."""
-    from evaluation.score_views import score_views
-
-    return _shown(options, score_views(options.reference, options.generated))
-
-
-def score_meshes(options: argparse.Namespace) -> dict[str, Any]:
-    """The `score-mesh` verb."""
-    from evaluation.score_mesh import score_mesh
-
-    return _shown(options, score_mesh(options.reference, options.generated, options.normalize))
-
-
-def _shown(options: argparse.Namespace, result: dict[str, Any]) -> dict[str, Any]:
-    """Print the plain figures of a result, one a line, unless JSON was asked for."""
-    if not options.json:
-        for key, value in result.items():
-            if value is None or isinstance(value, str | int | float):
-                print(f"{key:20} {value:.6g}" if isinstance(value, float) else f"{key:20} {value}")
-    return result

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.commands import prove_options
+from pipelines.commands import generate_options, mesh_options, prove_options, score_options
 from training import bench_options
 
 SELECTION = """Steps are named as in `mvforge plan`; groups are data (catalog to curate), train (train.* to
@@ -23,9 +23,6 @@ register) and eval (generate to report).
 
 STATUS_HELP = """`mvforge status tiny render` shows the render step of a recipe in detail: counts by state and reason, speed, time
 left. `mvforge status render --store S` shows every rendering of a store, also one that `mvforge render` writes."""
-
-IMAGE_HELP = """psnr and ssim on white over the full frame, psnr_foreground over the reference mask; ssim uses an 11x11
-Gaussian (1.5), population covariance and leaves out a 5 px border. Pictures pair up by file name."""
 
 EXPORT_FORMATS = ("nerfstudio", "colmap", "blender", "pytorch3d", "opencv")
 EXPORT_HELP = """images/NNN.png with straight alpha, mask/NNN.png, and depth (16 bit), normal, albedo where they were rendered.
@@ -73,13 +70,12 @@ minute a view). Without files: the four that the goals are set for, from $MVFORG
 TRAIN_BENCH_HELP = """Full-size shapes on a CUDA device, tiny ones on a CPU. The same as `python -m training.bench`, which needs neither an
 installed mvforge nor Ray, only a checkout with torch, diffusers and transformers."""
 
-INFER_HELP = """Writes images/NNN.png with alpha, mask/NNN.png, cameras.json and the cameras of --format as export-views does, given/ (what
+INFER_HELP = """One object, here and now; `mvforge generate` makes any number, on Ray.
+
+Writes images/NNN.png with alpha, mask/NNN.png, cameras.json and the cameras of --format as export-views does, given/ (what
 the model was shown) and sheet.png. Pictures are cut out by their alpha or by --mask, which is never guessed; then the object is
 centred on a square, its longest side three quarters of it. --preprocess none takes square pictures as they are, such as renders.
 Azimuth 0 of the views is where the first picture was taken from."""
-
-MESH_HELP = """accuracy is generated -> reference, completeness the other way, chamfer their mean (not squared); coordinates
-are taken as the files give them unless --normalize says otherwise: a Y-up GLB and a Z-up PLY share no frame."""
 
 Run = Callable[[argparse.Namespace], Any]
 
@@ -210,7 +206,7 @@ def add_head_verbs(verbs: Any) -> None:
 
 
 def add_tool_verbs(verbs: Any) -> None:
-    """render, bench, export-views, export-webdataset, infer, reconstruct, score-views, score-mesh."""
+    """render, bench, export-views, export-webdataset, infer, generate, reconstruct, score-views, score-mesh, seeds, protocols."""
     render = add_verb(
         verbs,
         "render",
@@ -233,7 +229,7 @@ def add_tool_verbs(verbs: Any) -> None:
     render.add_argument("--workers", type=int, default=2, help="Blender processes (default 2)")
     render.add_argument("--retry-failed", action="store_true", help="try files again that failed before, up to a limit of attempts")
     render.set_defaults(status=lambda result: 0 if result["failed"] <= result["completed"] else 1)
-    benches = verbs.add_parser("bench", help="measure what rendering or training costs").add_subparsers(
+    benches = verbs.add_parser("bench", help="measure what rendering, training or scoring costs").add_subparsers(
         dest="what", metavar="WHAT", required=True
     )
     training = add_verb(
@@ -265,6 +261,15 @@ def add_tool_verbs(verbs: Any) -> None:
     bench.add_argument("--dry-run", type=int, metavar="N", help="N made-up objects through the graph instead")
     bench.add_argument("--memory", type=int, metavar="N", help="N objects through one Blender process instead")
     bench.add_argument("--workers", type=int, default=2, help="actors of the dry run (default 2)")
+    scoring = add_verb(
+        benches,
+        "score",
+        later("benches", "bench_score"),
+        "measure how scoring grows with workers",
+        "mvforge bench score --objects 8 --workers 1,2",
+    )
+    score_options.bench_score_arguments(scoring)
+    mesh_options.add_bench_options(add_verb(benches, "mesh", later("mesh_tool", "bench_mesh"), *mesh_options.BENCH_WORDS))
     export = add_verb(
         verbs,
         "export-views",
@@ -290,38 +295,45 @@ def add_tool_verbs(verbs: Any) -> None:
     shards.add_argument("--passes", default="", help="also these, separated by commas: depth, normal, albedo")
     shards.add_argument("--shard-mb", type=int, default=512, help="a shard ends at this size (default 512)")
     _add_infer(verbs)
-    rebuild = add_verb(
-        verbs,
-        "reconstruct",
-        later("tools", "reconstruct"),
-        "turn a folder of RGBA views with transforms.json into a coloured GLB",
-        "mvforge reconstruct --views bottle --out bottle.glb",
-    )
-    rebuild.add_argument("--views", required=True, type=Path)
-    rebuild.add_argument("--resolution", type=int, default=64, help="cells along the longest side (default 64)")
-    rebuild.add_argument("--votes", type=int, help="views that may contradict a cell before it goes (default: 1 from 16 views on, else 0)")
-    rebuild.add_argument("--out", required=True, type=Path)
+    generate_options.add_options(add_verb(verbs, "generate", later("generate_tool", "generate"), *generate_options.WORDS))
+    rebuild = add_verb(verbs, "reconstruct", later("mesh_tool", "reconstruct"), *mesh_options.RECONSTRUCT_WORDS)
+    mesh_options.add_reconstruct_options(rebuild)
     views = add_verb(
         verbs,
         "score-views",
-        later("tools", "score_pictures"),
-        "compare two folders of RGBA pictures",
+        later("score_tool", "score_pictures"),
+        "compare folders of pictures",
         "mvforge score-views --reference truth --generated mine --json",
-        IMAGE_HELP,
+        score_options.IMAGE_HELP,
     )
-    _pair_arguments(views)
+    score_options.view_arguments(views)
     mesh = add_verb(
         verbs,
         "score-mesh",
-        later("tools", "score_meshes"),
+        later("score_tool", "score_meshes"),
         "compare two meshes (.glb, .gltf, .ply, .obj)",
         "mvforge score-mesh --reference a.glb --generated b.glb",
-        MESH_HELP,
+        score_options.MESH_HELP,
     )
-    _pair_arguments(mesh)
-    mesh.add_argument(
-        "--normalize", choices=("unit-cube", "bbox-each"), help="bring both by the reference's box, or each by its own, to the unit cube"
+    score_options.mesh_arguments(mesh)
+    several = add_verb(
+        verbs,
+        "seeds",
+        later("score_tool", "seeds"),
+        "several seeds of one model: mean, spread, and the best of n apart",
+        "mvforge seeds tiny tiny-3fa2c1",
+        score_options.SEEDS_HELP,
     )
+    score_options.seeds_arguments(several)
+    protocols = add_verb(
+        verbs,
+        "protocols",
+        later("score_tool", "protocols"),
+        "show evaluation protocols and prepare their objects",
+        "mvforge protocols show syncdreamer-gso30",
+        score_options.PROTOCOLS_HELP,
+    )
+    score_options.protocol_arguments(protocols)
 
 
 def _add_infer(verbs: Any) -> None:
@@ -345,8 +357,3 @@ def _add_infer(verbs: Any) -> None:
     make.add_argument("--seed", type=int, default=0, help="another seed, another guess at the sides that cannot be seen (default 0)")
     make.add_argument("--preprocess", default="photo", choices=("photo", "none"), help="photo: centre and frame the object (default photo)")
     make.add_argument("--format", default="nerfstudio", choices=EXPORT_FORMATS, help="convention of the cameras (default nerfstudio)")
-
-
-def _pair_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--reference", required=True, type=Path)
-    parser.add_argument("--generated", required=True, type=Path)

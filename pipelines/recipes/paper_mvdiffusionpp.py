@@ -7,6 +7,7 @@ Where the paper is silent the value is our choice and says so.
 from dataclasses import replace
 
 from evaluation.generate import GenerateConfig
+from evaluation.meshing.settings import STAGES, ReconstructConfig
 from infra.job import Resources
 from pipelines.recipe import Recipe
 from rendering.catalog import CatalogConfig
@@ -77,5 +78,7 @@ def recipe() -> Recipe:
         catalog=CatalogConfig(source="objaverse", count=72_000, val_fraction=0.005, test_fraction=0.005),
         render=RenderConfig(resolution=512, profile="quality", num_conditions=10),
         generate=GenerateConfig(sampler="ddpm", steps=75),  # section 6
+        # The paper fits NeuS to every object; the grid and the steps of ours are our choice.
+        reconstruct=ReconstructConfig(stages=STAGES, resolution=128, refine_resolution=128, refine_px=256, refine_steps=1500),
         resources={"render": Resources(workers=1024), "train": gpu, "train.mvae": replace(gpu, workers=64), "encode": gpu, "generate": gpu},
     )

@@ -1,6 +1,7 @@
 """`small`: one GPU, hours. 128 px, 4,000 procedural objects, or any source with --set source=."""
 
 from evaluation.generate import GenerateConfig
+from evaluation.meshing.settings import STAGES, ReconstructConfig
 from infra.job import Resources
 from pipelines.recipe import Recipe
 from rendering.catalog import CatalogConfig
@@ -56,6 +57,7 @@ def recipe() -> Recipe:
         catalog=CatalogConfig(count=4000),
         render=RenderConfig(resolution=128, profile="throughput", num_conditions=10),
         generate=GenerateConfig(steps=25),
+        reconstruct=ReconstructConfig(stages=STAGES),
         resources={
             "train": Resources(workers=1, gpus=1.0),
             "encode": Resources(workers=1, gpus=1.0),

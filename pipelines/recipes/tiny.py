@@ -9,6 +9,8 @@ from rendering.catalog import CatalogConfig
 from rendering.render import RenderConfig
 from training.config import TrainConfig
 from training.methods.mvdiffusionpp_config import tiny
+from training.model_card import LIMITS
+from training.register import RegisterConfig
 
 NOTE = "tiny: not trained to quality"
 
@@ -44,6 +46,7 @@ def recipe() -> Recipe:
         train=train,
         catalog=CatalogConfig(source="procedural", count=24),
         render=RenderConfig(resolution=64, samples=8, num_conditions=4),
+        register=RegisterConfig(limits=f"{NOTE[0].upper()}{NOTE[1:]}. {LIMITS}"),
         generate=GenerateConfig(steps=20, quality_note=NOTE),
         # A fifth of the default's cost; the protocol's name in every result says so.
         score=ScoreConfig(points=20_000, volume_resolution=64, truth_hull_resolution=48),

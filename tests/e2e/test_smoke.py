@@ -75,6 +75,19 @@ def test_the_run_tree_and_the_model_version_are_in_mlflow(smoke_chain):
     version = client.get_model_version_by_alias("mvforge", "champion")
     assert int(version.version) == 1 and version.tags["recipe"] == "smoke" and version.tags["licences"].startswith("CC0-1.0")
     assert len(client.search_model_versions("name='mvforge'")) == 1, "a version is made once"
+    # What one chooses a model by: figures on the model, pictures and page at its run, the data that were read, the card.
+    model = client.get_logged_model(version.tags["mvforge.model_id"])
+    score = json.loads((smoke_chain.data("score") / "summary.json").read_text())
+    figures = {metric.key: metric.value for metric in model.metrics}
+    assert figures["psnr_foreground"] == pytest.approx(score["metrics"]["psnr_foreground"]["mean"], rel=1e-5)
+    own = client.get_run(version.run_id)
+    assert {file.path for file in client.list_artifacts(version.run_id, "evaluation")} == {
+        "evaluation/report.html",
+        "evaluation/sheet.png",
+    }
+    assert {item.tags[0].value for item in own.inputs.dataset_inputs} == {"training", "evaluation"}
+    assert "psnr_foreground" in version.description and "## Licence" in version.description
+    assert (smoke_chain.data("register") / "model" / "README.md").read_text().startswith("---\nlibrary_name: diffusers")
 
 
 def test_a_second_run_reuses_everything(chain):

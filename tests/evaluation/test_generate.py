@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from evaluation import generate, model_source
-from evaluation.generate import GenerateConfig, generate_one
+from evaluation.generate import GenerateConfig
+from evaluation.generate_object import generate_one
 from evaluation.generated_pieces import Pieces
 from infra import tracking
 from infra.errors import UserError

@@ -1,10 +1,12 @@
-"""From real renders to a mesh and back into Blender: axes, scale and colours of the GLB as another program sees them."""
+"""From real renders to a mesh and back into Blender: axes, scale, colours and texture of the GLB as another program sees them."""
 
 import numpy as np
 import pytest
 
 from evaluation.hull import HullSettings, visual_hull
 from evaluation.mesh_io import glb_bytes
+from evaluation.meshing.pipeline import reconstruct
+from evaluation.meshing.settings import ReconstructConfig
 from evaluation.metrics.geometry import GeometrySettings, compare_surfaces
 from evaluation.metrics.image import compare_images
 from rendering.blender import BlenderWorker, Rendered, RenderRequest
@@ -31,14 +33,22 @@ def test_a_hull_of_renders_looks_like_the_object_in_blender(tmp_path):
         mesh, colors = visual_hull(targets.rgba, targets.camera, HullSettings(48))
         (tmp_path / "hull.glb").write_bytes(glb_bytes(mesh, colors))
         again = render(worker, "hull", tmp_path / "hull.glb").with_role(TARGET)
+        made = reconstruct(targets.rgba, targets.camera, ReconstructConfig(resolution=48))
+        (tmp_path / "textured.glb").write_bytes(made.glb())
+        textured = render(worker, "textured", tmp_path / "textured.glb").with_role(TARGET)
 
     figures = compare_surfaces(truth.mesh, mesh, GeometrySettings(5000, 40))
     assert figures["accuracy"] < 0.03 and figures["volume_iou"] > 0.6
 
-    def mean(metric: str, order) -> float:
-        return float(np.mean([compare_images(targets.rgba[i], again.rgba[j])[metric] for i, j in enumerate(order)]))
+    def mean(metric: str, order, views: ViewSet = again) -> float:
+        return float(np.mean([compare_images(targets.rgba[i], views.rgba[j])[metric] for i, j in enumerate(order)]))
 
     same, turned = np.arange(32), np.arange(32).reshape(4, 8)[:, [4, 5, 6, 7, 0, 1, 2, 3]].reshape(-1)
     assert mean("mask_iou", same) > 0.85
     assert mean("psnr_foreground", same) > 15
     assert mean("psnr_foreground", same) > mean("psnr_foreground", turned) + 3  # front and back differ, and stay where they were
+
+    assert made.textured is not None and "bake" in made.report.stages
+    assert mean("mask_iou", same, textured) > 0.85
+    assert mean("psnr_foreground", same, textured) > mean("psnr_foreground", same) - 1
+    assert mean("psnr_foreground", same, textured) > mean("psnr_foreground", turned, textured) + 3

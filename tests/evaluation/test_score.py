@@ -11,8 +11,10 @@ import pytest
 import trimesh
 
 from evaluation import reconstruct, score
+from evaluation.metrics.distribution import kernel_distance
+from evaluation.metrics.learned import LearnedMetrics, LocalWeights
 from evaluation.pieces import Pieces
-from evaluation.protocol import Protocol
+from evaluation.protocols import Protocol
 from evaluation.reconstruct import ReconstructConfig
 from evaluation.score import ScoreConfig
 from evaluation.score_object import ScoreInputs, finished_scores, score_object
@@ -20,11 +22,16 @@ from evaluation.statistics import aggregate, mean_known
 from infra.errors import UserError
 from infra.job import Job, Resources
 from infra.storage import Location
+from pipelines.fingerprint import canonical
 from rendering.cameras import orbit
+from rendering.view_set import on_white
 from rendering.views import to_table, write_shards
 from tests.evaluation.shapes import colored_box, generated, rendered
+from tests.evaluation.test_learned_metrics import Scripted, scripted
 
-CONFIG = ScoreConfig(points=2000, volume_resolution=24, truth_hull_resolution=24)
+CONFIG = ScoreConfig(points=2000, volume_resolution=24, truth_hull_resolution=24, consistency_resolution=24)
+FAST = ScoreConfig(points=500, volume_resolution=16, truth_hull_resolution=0, consistency_resolution=0)
+NO_WEIGHTS = json.dumps(LearnedMetrics().described(), sort_keys=True)
 
 
 class Recorder:
@@ -153,7 +160,10 @@ def test_summary_holds_protocol_means_and_failures(scored):
     out, _, recorder = scored
     text = (out / "summary.json").read_text()
     summary = json.loads(text)
-    assert summary["protocol"]["name"] == "default(points=2000, volume_resolution=24)" and summary["protocol"]["condition_views"] == 1
+    assert (
+        summary["protocol"]["name"] == "default(points=2000, volume_resolution=24, consistency_resolution=24)"
+        and summary["protocol"]["condition_views"] == 1
+    )
     stats, of = summary["metrics"]["psnr"], figures(out)
     known = [of[uid, "psnr"]["value"] for uid in ("perfect", "grey", "blank")]
     assert (stats["objects"], stats["missing"]) == (3, 3)
@@ -162,6 +172,13 @@ def test_summary_holds_protocol_means_and_failures(scored):
     assert summary["overlap"] == {"checked": True, "trained_objects": 2, "reason": ""} and summary["model"] == "models:/toy/1"
     assert {row["uid"] for row in summary["missing"]} == {"blank", "small", "moved", "lost"}
     assert set(summary["baselines"]) == set(score.baseline_names(CONFIG))
+    # What no object can have without weights or depth is no failure of an object, and is said once.
+    assert summary["unavailable"]["lpips"] == {"reason": "no weights were given", "objects": 3}
+    assert "depth" in summary["unavailable"]["overlap_psnr_ratio"]["reason"]
+    assert not any("lpips" in row["metrics"] for row in summary["missing"] if row["uid"] == "blank")
+    assert summary["sets"]["fid"] == {"value": None, "pictures": 0, "note": "no weights were given"}
+    assert summary["coverage"]["keeps_protocol"] is None and summary["coverage"]["scored_views_per_object"] == [32]
+    assert "input views are excluded" in summary["protocol"]["views"] and summary["protocol"]["learned"]["lpips"]["unavailable"]
     assert recorder.kept["score/psnr"] == pytest.approx(np.mean(known))
     assert recorder.kept["score/f_score_at_0.01"] == summary["metrics"]["f_score@0.01"]["mean"]
 
@@ -173,13 +190,89 @@ def test_objects_csv(scored):
     assert rows["blank"]["chamfer"] == "" and "empty_hull" in rows["blank"]["reasons"]
 
 
+def test_objects_json(scored):
+    objects = {row["uid"]: row for row in (scored[0] / "objects.json").read_json()}
+    of = figures(scored[0])
+    assert list(objects) == sorted(objects) and len(objects) == 6
+    for uid, row in objects.items():
+        assert set(row["metrics"]) == set(score.metric_names(CONFIG)) and set(row["baselines"]) == set(score.baseline_names(CONFIG))
+        assert all(of[uid, name]["value"] == value for name, value in (row["metrics"] | row["baselines"]).items())
+        assert set(row["reasons"]) == {name for name, value in (row["metrics"] | row["baselines"]).items() if value is None}
+    grey = objects["grey"]
+    assert [view["view"] for view in grey["views"]] == list(range(32)) and len(objects["lost"]["views"]) == 0
+    worst = grey["worst_view"]["silhouette_iou"]
+    assert grey["views"][worst]["silhouette_iou"] == grey["metrics"]["silhouette_iou_min"]
+    assert (grey["seen"]["rig"], grey["seen"]["conditions"], grey["seen"]["scored_views"]) == ("mvdiffusionpp", 1, 32)
+
+
+def test_consistency_of_the_views_alone_and_its_ceiling(scored):
+    """Grey pictures of the right shape agree with each other on shape and colour; the true ones' colours agree with the ceiling's."""
+    of = figures(scored[0])
+    assert of["grey", "hull_silhouette_iou"]["value"] == of["perfect", "hull_silhouette_iou"]["value"] > 0.9
+    assert of["grey", "hull_warp_psnr"]["value"] > of["perfect", "hull_warp_psnr"]["value"]
+    assert of["perfect", "hull_warp_psnr"]["value"] == pytest.approx(of["perfect", "hull_warp_psnr_truth_hull"]["value"], abs=3.0)
+    assert "empty_hull" in of["blank", "hull_warp_psnr"]["reason"]
+
+
+def test_figures_of_the_whole_set_come_from_all_scored_pictures(world, tmp_path):
+    """A network whose features are the mean colours: KID by the formula on the pictures themselves, also from finished pieces."""
+    weights = scripted(Scripted(), tmp_path / "features.pt")
+    config = replace(FAST, features=str(weights))
+    cache = Location(str(tmp_path / "cache"))
+    summaries = []
+    for name in ("first", "again"):
+        score.run(config, **world, out=Location(str(tmp_path / name)), job=Job(cache=cache))
+        summaries.append(json.loads((tmp_path / name / "summary.json").read_text()))
+    assert summaries[0] == summaries[1] and summaries[0]["sets"]["kid"]["pictures"] == 3 * 32
+    assert summaries[0]["protocol"]["learned"]["kid"]["weights_sha256"]
+    network = LearnedMetrics.load(LocalWeights(features=str(weights)))
+    made = {one.uid: one for one in _views(world["generated"])}
+    generated = np.concatenate([network.features(on_white(made[uid].rgba)) for uid in ("blank", "grey", "perfect")])
+    reference = np.concatenate([network.features(on_white(made["perfect"].rgba))] * 3)  # the perfect views are the truth
+    assert summaries[0]["sets"]["kid"]["value"] == pytest.approx(kernel_distance(reference, generated), rel=1e-6)
+    assert summaries[0]["sets"]["inception_score"]["value"] >= 1.0
+    # Other weights are another evaluation.
+    without = Location(str(tmp_path / "without"))
+    score.run(FAST, **world, out=without, job=Job(cache=cache))
+    assert (without / "summary.json").read_json()["evaluation_set"] != summaries[0]["evaluation_set"]
+
+
+def test_weights_that_cannot_be_used_are_refused_before_work(world, tmp_path):
+    with pytest.raises(UserError, match="lpips: .*absent.safetensors"):
+        score.run(replace(FAST, lpips=str(tmp_path / "absent.safetensors")), **world, out=Location(str(tmp_path / "out")), job=Job())
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="score.*absent|absent.*does not exist|lpips: .*absent"):
+        canonical(replace(FAST, lpips=str(tmp_path / "absent.safetensors")))
+    for content in (b"one", b"two"):
+        (tmp_path / "vgg.safetensors").write_bytes(content)
+        assert "sha256:" in canonical(replace(FAST, lpips=str(tmp_path / "vgg.safetensors")))["lpips"]
+
+
+def test_another_protocol_on_the_same_views(world, tmp_path):
+    """The sparse-view table's measures on other objects from another rig: figures, and a plain word that it is not that table."""
+    two = Location(str(tmp_path / "generated"))
+    write_shards((to_table(one) for one in _views(world["generated"]) if one.uid in ("perfect", "small")), two)
+    config = replace(FAST, protocol="mvdiffusionpp-sparse")
+    score.run(config, **(world | {"generated": two}), out=Location(str(tmp_path)), job=Job())
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["protocol"]["name"].startswith("mvdiffusionpp-sparse(points=500")
+    assert summary["metrics"]["chamfer_visible"]["objects"] == 2 and summary["metrics"]["ssim_auto_range"]["objects"] == 2
+    told = summary["coverage"]
+    assert told["keeps_protocol"] is False and len(told["missing_objects"]) == 30 and told["rigs"] == {"mvdiffusionpp": 2}
+    # Pictures are brought to one size, so that the object of half the size has figures, near the perfect ones.
+    of = figures(Location(str(tmp_path)))
+    assert 20 < of["small", "psnr"]["value"] < of["perfect", "psnr"]["value"] == 100.0
+
+
 def test_an_interrupted_scoring_goes_on_and_nothing_is_doubled(scored, world, tmp_path):
     cache, out = Location(str(tmp_path / "cache")), Location(str(tmp_path / "out"))
 
     def times() -> dict[str, float]:
         return {entry.name: entry.mtime for entry in (cache / "pieces").children()}
 
-    inputs = ScoreInputs(world["reference"], world["generated"], world["meshes"], {"blank": "x"}, CONFIG.protocol, 24)
+    inputs = ScoreInputs(
+        world["reference"], world["generated"], world["meshes"], {"blank": "x"}, CONFIG.resolved(), 24, weights_id=NO_WEIGHTS
+    )
     finished_scores("perfect", inputs=inputs, pieces=Pieces(cache / "pieces"))  # as if killed after the first
     before = times()
     score.run(CONFIG, **world, out=out, job=Job(cache=cache))
@@ -195,7 +288,7 @@ def test_an_interrupted_scoring_goes_on_and_nothing_is_doubled(scored, world, tm
 def test_on_ray_gives_the_same_files(scored, world, tmp_path, ray_cluster):
     out = Location(str(tmp_path))
     score.run(CONFIG, **world, out=out, job=Job(Resources(workers=2)))
-    for name in ("summary.json", "objects.csv"):
+    for name in ("summary.json", "objects.csv", "objects.json"):
         assert (out / name).read_text() == (scored[0] / name).read_text()
     assert (out / "scores.parquet").read_table().equals((scored[0] / "scores.parquet").read_table())
 
@@ -231,7 +324,7 @@ def test_the_evaluation_set_tells_comparable_from_incomparable(world, scored, tm
         return (out / "summary.json").read_json()["evaluation_set"]
 
     first = (scored[0] / "summary.json").read_json()["evaluation_set"]
-    fast = ScoreConfig(points=500, volume_resolution=16, truth_hull_resolution=0)
+    fast = FAST
     assert fingerprint(fast) != first
     # Another model's results, worse by one lost object, on the same truth under the same protocol: comparable.
     worse = Location(str(tmp_path / "worse"))
@@ -253,7 +346,12 @@ def _views(place: Location):
 def test_a_broken_mesh_file_is_a_reason(world, tmp_path):
     meshes = Location(str(tmp_path / "meshes"))
     (meshes / "grey.glb").write_bytes(b"glTF, but broken")
-    one = score_object("grey", inputs=ScoreInputs(world["reference"], world["generated"], meshes, {}, Protocol(500, 16), 0))
+    one = score_object(
+        "grey",
+        inputs=ScoreInputs(
+            world["reference"], world["generated"], meshes, {}, Protocol(points=500, volume_resolution=16, consistency_resolution=0), 0
+        ),
+    )
     of = {row["metric"]: row for row in one.rows if row["view"] is None}
     assert of["psnr"]["value"] is not None and of["chamfer"]["value"] is None
     assert "grey.glb" in of["chamfer"]["reason"]
@@ -270,7 +368,12 @@ def test_a_mirrored_mesh_or_a_wrong_turn_would_show(world, tmp_path):
     (meshes / "perfect.glb").write_bytes(glb_bytes(Mesh(mesh.vertices @ quarter.T, mesh.faces)))
     ious = []
     for place in (world["meshes"], meshes):
-        one = score_object("perfect", inputs=ScoreInputs(world["reference"], world["generated"], place, {}, Protocol(2000, 32), 0))
+        one = score_object(
+            "perfect",
+            inputs=ScoreInputs(
+                world["reference"], world["generated"], place, {}, Protocol(points=2000, volume_resolution=32, consistency_resolution=0), 0
+            ),
+        )
         ious += [row["value"] for row in one.rows if row["metric"] == "volume_iou"]
     assert ious[0] > ious[1] + 0.05
 
@@ -289,9 +392,3 @@ def test_bootstrap_interval_agrees_with_the_normal_one():
     half = 1.96 * values.std(ddof=1) / 20
     assert low == pytest.approx(values.mean() - half, abs=0.03) and high == pytest.approx(values.mean() + half, abs=0.03)
     assert aggregate(list(values)) == aggregate(list(values))
-
-
-def test_protocol_names_what_differs():
-    assert Protocol().name == "default" and ScoreConfig().protocol.name == "default"
-    assert Protocol(seed=3).name == "default(seed=3)"
-    assert json.loads(json.dumps(Protocol().described()))["images"]["psnr"]

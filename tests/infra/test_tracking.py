@@ -27,7 +27,7 @@ def generator(tmp_path):
 
 
 def stored(run):
-    return tracking._client(run.tracking_uri).get_run(run.run_id)
+    return tracking.client_of(run.tracking_uri).get_run(run.run_id)
 
 
 def register(run, generator, build_id, name="model", **more):
@@ -75,7 +75,7 @@ def test_a_run_travels_by_pickle_and_is_found_below_its_parent(run):
     assert again == child
     assert info.info.status == "RUNNING"
     assert info.data.tags["mlflow.parentRunId"] == run.run_id and info.data.tags["step"] == "x"
-    artifact = tracking._client(run.tracking_uri).download_artifacts(child.run_id, "plots/loss.png")
+    artifact = tracking.client_of(run.tracking_uri).download_artifacts(child.run_id, "plots/loss.png")
     assert open(artifact, "rb").read() == b"png bytes"
     assert run.run_id in run.link
 
@@ -92,9 +92,9 @@ def test_artifacts_lie_beside_the_store_and_nothing_in_the_working_directory(run
 def test_a_build_is_registered_once_even_when_killed_half_way(run, generator):
     first = register(run, generator, "build-1")
     assert register(run, generator, "build-1") == first
-    client = tracking._client(run.tracking_uri)
+    client = tracking.client_of(run.tracking_uri)
     # A process that died after logging the model, and one that died while logging it.
-    tracking._logged_model(client, "model", generator, "training.served", *COLUMNS.values(), run, "build-2")
+    tracking.logged_model(client, "model", generator, "training.served", *COLUMNS.values(), run, "build-2")
     experiment = stored(run).info.experiment_id
     client.create_logged_model(experiment, "model", source_run_id=run.run_id, tags={tracking.BUILD_TAG: "build-3"})
     second, third = register(run, generator, "build-2"), register(run, generator, "build-3")
@@ -135,6 +135,38 @@ def test_names_resolve_to_versions_and_unknown_ones_tell_the_known(run, generato
     for malformed in ("model@champion", "models:/model", "models:/model/latest", "runs:/x/y"):
         with pytest.raises(UserError, match="not a model address"):
             tracking.resolve(uri, malformed)
+
+
+def test_what_is_known_of_versions(run, generator):
+    uri = run.tracking_uri
+    one, two = register(run, generator, "b1", model_description="about"), register(run, generator, "b2", model_description="other")
+    tracking.set_alias(uri, two, "champion")
+    tracking.set_model_tag(uri, "model", "team", "chairs")
+    facts = tracking.versions(uri, "model")
+    assert [f.version for f in facts] == [one, two] and [f.aliases for f in facts] == [(), ("champion",)]
+    assert facts[0].tags["recipe"] == "tiny" and facts[0].run_id == run.run_id and facts[0].model_id != facts[1].model_id
+    assert tracking.model_description(uri, "model") == "about" and tracking.model_tags(uri, "model") == {"team": "chairs"}
+    with pytest.raises(UserError, match="no registered model 'nothing'"):
+        tracking.versions(uri, "nothing")
+
+    assert tracking.read_model_file(uri, one, "unet/model.txt") == b"numbers"
+    assert tracking.read_model_file(uri, one, "trained_uids.json") is None
+    tracking.set_version_tags(uri, one, {"x": "1"})
+    for _ in range(2):
+        tracking.delete_version_tag(uri, one, "x")
+    assert "x" not in tracking.version_tags(uri, one)
+
+    # Figures may be seen per data set, and a long description is cut to what a database keeps.
+    tracking.log_version_metrics(uri, one, run, {"f_score@0.01": 0.25}, ("40 objects", "d" * 64))
+    model = tracking.client_of(uri).get_logged_model(facts[0].model_id)
+    assert [(m.key, m.value, m.dataset_digest) for m in model.metrics] == [("f_score_at_0.01", 0.25, "d" * 36)]
+    tracking.describe_version(uri, one, "x" * 9000)
+    assert len(tracking.version_facts(uri, one).description) == 5000
+
+    # A run that is gone is no place to keep anything.
+    assert tracking.run_of(uri, one) == run and tracking.run_of(uri, tracking.ModelVersion("model", "9", "models:/model/9")) is None
+    tracking.client_of(uri).delete_run(run.run_id)
+    assert tracking.run_of(uri, one) is None and tracking.read_artifact(uri, run.run_id, "nothing.json") is None
 
 
 def test_unusable_addresses_are_refused_at_once(tmp_path):

@@ -88,6 +88,8 @@ def test_json_is_alone_on_stdout(tmp_path):
         "reconstruct",
         "score-views",
         "score-mesh",
+        "protocols",
+        "seeds",
     ],
 )
 def test_every_verb_explains_itself_with_an_example(verb, capsys):

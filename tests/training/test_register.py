@@ -1,5 +1,6 @@
 """Registration with a real store, and the registered model served by MLflow itself."""
 
+import json
 from dataclasses import replace
 
 import mlflow
@@ -58,11 +59,32 @@ def test_one_version_per_build_with_tags_and_the_objects_it_saw(trained, trackin
     tags = tracking.version_tags(tracking_uri, tracking.resolve(tracking_uri, one["uri"]))
     assert tags["recipe"] == "toy" and tags["licences"] == "CC-BY-4.0 2, CC0-1.0 1, unknown 1"
     assert tags["git_commit"] and tags["trained_objects"] == "4" and float(tags["validation_loss.second"]) > 0
-    files = {"toy.safetensors", "mvforge.json", "trained_uids.json", "attribution.csv", "attribution.json"}
+    files = {"toy.safetensors", "mvforge.json", "trained_uids.json", "attribution.csv", "attribution.json", "README.md"}
     assert {e.name for e in (out / "one" / "model").walk()} == files
     manifest = (out / "one" / "model" / "attribution.json").read_json()
     assert manifest["licences"] == {"CC-BY-4.0": 2, "CC0-1.0": 1, "unknown": 1}
     assert [(entry["uid"], entry["author"]) for entry in manifest["objects"]] == [(f"object-{n:03d}", f"Maker {n}") for n in range(4)]
+
+
+def test_the_card_says_what_it_learned_from_and_may_be_used_for(trained, tracking_uri, tmp_path):
+    parent = tracking.open_run(tracking_uri, "test", "pipeline")
+    run = tracking.open_run(tracking_uri, "test", "register", parent_run_id=parent.run_id)
+    out = Location(str(tmp_path))
+    config = replace(REGISTER, limits="Chairs only.")
+    register.run(config, out=out, job=Job(build_id="b1", run=run), **trained)
+    facts = tracking.version_facts(tracking_uri, tracking.resolve(tracking_uri, "models:/toy-model/1"))
+    page = (out / "model" / "README.md").read_text()
+    for text in (facts.description, page):
+        assert "4 objects: CC-BY-4.0 2, CC0-1.0 1, unknown 1" in text and "Chairs only." in text and "Not evaluated yet." in text
+        assert "- 2 ask for attribution" in text and "- 1 state no known licence" in text and "forbid" not in text
+    assert page.startswith("---\n") and len(facts.description) < 3000
+    client = tracking.client_of(tracking_uri)
+    for run_id in (run.run_id, parent.run_id):
+        (read,) = client.get_run(run_id).inputs.dataset_inputs
+        assert (read.dataset.digest, read.tags[0].value) == (facts.tags["data_fingerprint"], "training")
+    model = client.get_logged_model(facts.model_id)
+    assert model.params["recipe"] == "toy" and json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "toy-model", "version": "1"}]
+    assert "made with mvforge" in tracking.model_description(tracking_uri, "toy-model")
 
 
 def test_mlflow_serves_what_the_generator_makes(trained, tracking_uri, tmp_path, monkeypatch):
@@ -72,7 +94,7 @@ def test_mlflow_serves_what_the_generator_makes(trained, tracking_uri, tmp_path,
     register.run(REGISTER, out=out, job=Job(build_id="served", run=run), **trained)
     version = tracking.resolve(tracking_uri, (out / "version.json").read_json()["uri"])
     folder = tracking.download(tracking_uri, version, tmp_path / "download")
-    served = mlflow.pyfunc.load_model(str(tracking._client(tracking_uri).get_model_version_download_uri(version.name, version.version)))
+    served = mlflow.pyfunc.load_model(str(tracking.client_of(tracking_uri).get_model_version_download_uri(version.name, version.version)))
     rng = np.random.default_rng(0)
     rgba = rng.integers(0, 256, (1, 8, 8, 4), dtype=np.uint8)
     rgba[..., 3] = 255

@@ -25,7 +25,7 @@ def test_figures_grids_and_system_metrics_of_two_workers_are_tracked(ray_cluster
     config = replace(CONFIG, stage="second", encode_on_the_fly=True, sample_every=8, sample_objects=3, zero_stage=2)
     train.run(config, views=views, kept=kept, out=root / "out", job=job, init=root / "first", weights={"first": root / "first"})
 
-    client = tracking._client(tracking_uri)
+    client = tracking.client_of(tracking_uri)
     logged = set(client.get_run(run.run_id).data.metrics)
     figures = "loss grad_norm lr ema_drift samples_per_s tokens_per_s tflops_per_device peak_memory_gb data_wait_s loader_samples_per_s"
     assert {f"train/{name}" for name in f"{figures} checkpoint_wait_s checkpoint_upload_s".split()} <= logged

@@ -54,7 +54,7 @@ def test_a_killed_worker_ends_in_the_uninterrupted_curve(ray_cluster, tracking_u
     assert [starts[step] for step in (0, 5, 6, 7, 9, 19)] == [4, 4, 8, 8, 4, 4]
     assert {entry.name for entry in out.children()} == {"checkpoint", "history.jsonl", "validation.jsonl", "uids.json", "loss.png"}
     assert (out / "loss.png").read_bytes()[:4] == b"\x89PNG"
-    logged = tracking._client(tracking_uri).get_metric_history(run.run_id, "train/loss")
+    logged = tracking.client_of(tracking_uri).get_metric_history(run.run_id, "train/loss")
     assert [m.step for m in logged] == [row["step"] for row in alone.history]  # every step once, in spite of repetitions
 
 
@@ -68,7 +68,7 @@ def test_a_failed_step_says_why_and_its_second_call_goes_on_where_it_stopped(ray
     assert_same_curve(out, alone)
     starts = step_starts(tmp_path)  # four micro-batches; step 14 failed in its first, the last checkpoint was that at 12
     assert [starts[step] for step in (0, 11, 12, 13, 14, 15)] == [4, 4, 8, 8, 5, 4]
-    logged = tracking._client(tracking_uri).get_metric_history(run.run_id, "validation/loss")
+    logged = tracking.client_of(tracking_uri).get_metric_history(run.run_id, "validation/loss")
     assert [m.step for m in logged] == [row["step"] for row in alone.validation]
 
 

@@ -1,0 +1,1 @@
+"""Batch inference: pictures of many objects in; views, meshes and a verified manifest out."""
