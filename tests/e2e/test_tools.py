@@ -44,7 +44,9 @@ def test_render_export_reconstruct_score(smoke_chain: Chain, tmp_path: Path):
     same = chain.mvforge("score-views", "--reference", str(out), "--generated", str(out))
     assert same["identical_views"] == same["completed"] == 33 and same["mask_iou"] == 1.0 and same["ssim"] == pytest.approx(1.0)
     mesh = tmp_path / "hull.glb"
-    made = chain.mvforge("reconstruct", "--views", str(out), "--out", str(mesh), "--resolution", "32", "--stages", "hull,clean,simplify,bake,export")
+    made = chain.mvforge(
+        "reconstruct", "--views", str(out), "--out", str(mesh), "--resolution", "32", "--stages", "hull,clean,simplify,bake,export"
+    )
     assert made["completed"] == 1 and mesh.read_bytes()[:4] == b"glTF"
     itself = chain.mvforge("score-mesh", "--reference", str(mesh), "--generated", str(mesh))
     assert itself["chamfer"] == pytest.approx(0.0, abs=1e-6) and itself["volume_iou"] == pytest.approx(1.0)
