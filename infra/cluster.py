@@ -233,7 +233,7 @@ def _wait_until_up(head: Head, agent_port: int, process: subprocess.Popen, logs:
         if process.poll() is not None:
             raise UserError(f"the Ray head ended at once with status {process.returncode}", f"read {logs}")
         with contextlib.suppress(requests.RequestException):
-            if requests.get(f"{head.dashboard}/api/version", timeout=2).ok and _takes_jobs(head, agent_port):
+            if requests.get(f"{head.dashboard}/api/version", headers=_token_header(), timeout=2).ok and _takes_jobs(head, agent_port):
                 return
         time.sleep(0.5)
     raise UserError(f"the Ray head did not answer within {START_TIMEOUT_S:.0f} s", f"read {logs}")
@@ -244,7 +244,18 @@ def _takes_jobs(head: Head, agent_port: int) -> bool:
     import requests
 
     agent = f"http://127.0.0.1:{agent_port}/api/local_raylet_healthz"
-    return requests.get(f"{head.dashboard}/api/jobs/", timeout=5).ok and requests.get(agent, timeout=5).ok
+    header = _token_header()
+    return requests.get(f"{head.dashboard}/api/jobs/", headers=header, timeout=5).ok and requests.get(agent, headers=header, timeout=5).ok
+
+
+def _token_header() -> dict[str, str]:
+    """What a dashboard with token authentication wants to see; empty unless `$RAY_AUTH_MODE` asks for tokens."""
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        return {}
+    # Ray has no public name for this; its own job client uses the same function.
+    from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
+
+    return get_auth_headers_if_auth_enabled({})
 
 
 @contextlib.contextmanager
@@ -283,7 +294,7 @@ def dashboard_version(address: str) -> str | None:
     import requests
 
     try:
-        answer = requests.get(f"{address.rstrip('/')}/api/version", timeout=10)
+        answer = requests.get(f"{address.rstrip('/')}/api/version", headers=_token_header(), timeout=10)
         answer.raise_for_status()
         return str(answer.json()["ray_version"])
     except (requests.RequestException, ValueError, KeyError):

@@ -39,11 +39,9 @@ class ShardIndex:
         self._footers: dict[str, pq.FileMetaData] = {}
         for name in shard_names(location):
             with pq.ParquetFile((location / name).path, filesystem=location.fs) as shard:
-                if (shard.schema_arrow.metadata or {}).get(version[0]) != str(version[1]).encode():
-                    place = (location / name).shown
-                    raise UserError(
-                        f"{place} is not a shard of {what} in format {version[1]}", f"run the {step} step again with this version"
-                    )
+                found = (shard.schema_arrow.metadata or {}).get(version[0])
+                if found != str(version[1]).encode():
+                    raise _other_format((location / name).shown, found, version[1], what, step)
                 for group, uid in enumerate(_uids(shard)):
                     self.places[uid] = (name, group)
         if not self.places:
@@ -73,6 +71,15 @@ class ShardIndex:
 def uid_note(uids: list[str]) -> dict[bytes, bytes]:
     """Metadata for a shard's footer that names its rows, so that an index needs no row."""
     return {UIDS_KEY: json.dumps(uids).encode()}
+
+
+def _other_format(place: str, found: bytes | None, format: int, what: str, step: str) -> UserError:
+    """What to say of a shard that this version does not read: of an older format, a newer one, or none at all."""
+    text = (found or b"").decode(errors="replace")
+    mend = f"run the {step} step again with this version: mvforge run RECIPE --rerun {step}"
+    if text.isdecimal() and int(text) > format:
+        mend = f"read it with the mvforge that wrote it (this one is older), or {mend}"
+    return UserError(f"{place} is not a shard of {what} in format {format}" + (f" but in format {text}" if text else ""), mend)
 
 
 def _uids(shard: pq.ParquetFile) -> list[str]:

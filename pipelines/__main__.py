@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from infra.errors import UserError
+from pipelines.commands.keep_verbs import add_keep_verbs
 from pipelines.commands.model_verbs import add_model_verbs
+from pipelines.commands.plan_verbs import add_planning_verbs
 from pipelines.commands.report_verb import add_report_verb
 from pipelines.commands.verbs import add_head_verbs, add_prove_verb, add_step_verbs, add_tool_verbs, add_train_verb
 
@@ -35,7 +37,17 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for add in (add_step_verbs, add_train_verb, add_prove_verb, add_head_verbs, add_tool_verbs, add_report_verb, add_model_verbs):
+    for add in (
+        add_step_verbs,
+        add_train_verb,
+        add_prove_verb,
+        add_head_verbs,
+        add_tool_verbs,
+        add_report_verb,
+        add_model_verbs,
+        add_keep_verbs,
+        add_planning_verbs,
+    ):
         add(verbs)
     return top
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from infra.errors import UserError
 from infra.storage import Location
+from pipelines.schema import NewerFormat, readable, schema_note
 
 CACHE = "_cache"
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -66,9 +67,8 @@ class Record:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Record":
-        known = {f.name for f in dataclasses.fields(cls)}
-        values = {key: item for key, item in value.items() if key in known}
-        return cls(**{**values, "inputs": {role: InputRef(**ref) for role, ref in value["inputs"].items()}})
+        inputs = {role: InputRef(**_known(InputRef, ref)) for role, ref in value["inputs"].items()}
+        return cls(**{**_known(cls, value), "inputs": inputs})
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,21 @@ class Store:
         if not place.exists():
             return None
         try:
-            return Record.from_json(place.read_json())
+            return Record.from_json(readable(place, place.read_json()))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{place} is damaged: {error}", f"delete the folder {self.folder(step, label)} and run again") from error
+
+    def readable(self, step: str, label: str) -> Record | None:
+        """As `record`, but None for one in the format of a newer version: of use to those who look for something to reuse."""
+        try:
+            return self.record(step, label)
+        except NewerFormat:
+            return None
 
     def find(self, step: str, fingerprint: str, preferred: str) -> Record | None:
         """A finished build with this fingerprint, under the preferred label if there, else under any."""
         for label in sorted(self.labels(step), key=lambda name: (name != preferred, name)):
-            record = self.record(step, label)
+            record = self.readable(step, label)
             if record is not None and record.fingerprint == fingerprint:
                 return record
         return None
@@ -124,12 +131,17 @@ class Store:
     def commit(self, record: Record) -> None:
         """Make a build the finished one of its label: the record appears, then the note of the build in progress goes."""
         folder = self.folder(record.step, record.label)
-        (folder / "record.json").write_json(record.to_json())
+        (folder / "record.json").write_json(record.to_json() | schema_note())
         (folder / "building.json").delete()
 
     def building(self, step: str, label: str) -> Building | None:
         place = self.folder(step, label) / "building.json"
-        return Building(**place.read_json()) if place.exists() else None
+        if not place.exists():
+            return None
+        try:
+            return Building(**_known(Building, readable(place, place.read_json())))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{place} is damaged: {error}", f"delete {place} and run again; the unfinished build is begun anew") from error
 
     def note_building(self, step: str, label: str, building: Building) -> None:
         (self.folder(step, label) / "building.json").write_json(dataclasses.asdict(building))
@@ -153,3 +165,9 @@ class Store:
 def new_build_id() -> str:
     """Sortable by time, unique: `20260101T120000-ab12cd`."""
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+
+
+def _known(kind: type, value: dict[str, Any]) -> dict[str, Any]:
+    """The entries that the dataclass `kind` knows: a later version of the same format may have added others."""
+    names = {each.name for each in dataclasses.fields(kind)}
+    return {key: item for key, item in value.items() if key in names}

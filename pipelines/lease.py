@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from infra.errors import UserError
 from infra.processes import start_time
@@ -48,7 +48,11 @@ class Holder:
 def read_holder(place: Location) -> Holder | None:
     """The current holder of the lease file, alive or not; None when free."""
     try:
-        return Holder(**place.read_json())
+        value = place.read_json()
+        # Another version may have added entries; a lease that seems free because of them would get two owners.
+        return Holder(**{field.name: value[field.name] for field in fields(Holder)})
+    except KeyError:
+        return None
     except (FileNotFoundError, json.JSONDecodeError, TypeError):
         return None
 

@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from infra.processes import start_time
@@ -76,7 +76,9 @@ def render_status(out: Location, pieces: list[Location]) -> RenderStatus | None:
     info = (out / NOTE).fs.get_file_info((out / NOTE).path)
     if not info.is_file:
         return None
-    note, began = Started(**(out / NOTE).read_json()), info.mtime_ns / 1e9
+    known = {each.name for each in fields(Started)}  # another version may have noted more
+    note = Started(**{key: value for key, value in (out / NOTE).read_json().items() if key in known})
+    began = info.mtime_ns / 1e9
     ledger = out / LEDGER_NAME
     book = ledger.fs.get_file_info(ledger.path)
     if book.is_file and book.mtime_ns / 1e9 >= began:

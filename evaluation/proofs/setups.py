@@ -80,7 +80,7 @@ def cpu() -> Setup:
     unet = TrainConfig(
         method="mvdiffusionpp",
         stage="unet2",
-        steps=4000,
+        steps=2400,
         global_batch=8,
         micro_batch=8,
         lr=1e-3,

@@ -164,7 +164,7 @@ def plan_steps(options: argparse.Namespace) -> dict[str, Any]:
     context = Context.open(options.recipe, options.sets, options.label, options.store)
     decisions = decide_all(graph.build(context.recipe), context.label, context.store)
     planned = [
-        PlannedStep(d.step.name, d.state, ACTIONS.get(d.state, "run"), d.reason, _last_seconds(context.store, d.step.name))
+        PlannedStep(d.step.name, d.state, ACTIONS.get(d.state, "run"), d.reason, last_seconds(context.store, d.step.name))
         for d in decisions
     ]
     rows = [dataclasses.asdict(each) for each in planned]
@@ -181,8 +181,8 @@ def plan_steps(options: argparse.Namespace) -> dict[str, Any]:
     return {"recipe": context.recipe.name, "label": context.label, "steps": rows, "projection": cost}
 
 
-def _last_seconds(store: Store, step: str) -> float | None:
-    records = [record for label in store.labels(step) if (record := store.record(step, label)) is not None]
+def last_seconds(store: Store, step: str) -> float | None:
+    records = [record for label in store.labels(step) if (record := store.readable(step, label)) is not None]
     return max(records, key=lambda r: r.started_at).seconds if records else None
 
 
@@ -193,14 +193,14 @@ def show_status(options: argparse.Namespace) -> dict[str, Any]:
     if options.step == rendering.STEP:
         return rendering.show_renderings(options, options.label or settings.label_for(recipes.by_name(options.recipe).name, options.sets))
     context = Context.open(options.recipe, options.sets, options.label, options.store)
-    rows = [_status_row(context, d) for d in decide_all(graph.build(context.recipe), context.label, context.store)]
+    rows = [status_row(context, d) for d in decide_all(graph.build(context.recipe), context.label, context.store)]
     if not options.json:
         print(f"recipe {context.recipe.name}, label {context.label}, store {context.store.root.shown}\n")
         _table(rows, ["step", "state", "completed", "failed", "rejected", "detail"])
     return {"recipe": context.recipe.name, "label": context.label, "steps": rows}
 
 
-def _status_row(context: Context, decision: Decision) -> dict[str, Any]:
+def status_row(context: Context, decision: Decision) -> dict[str, Any]:
     name, record = decision.step.name, decision.record
     folder = context.store.folder(name, context.label)
     holder, building = read_holder(folder / "lease.json"), context.store.building(name, context.label)

@@ -22,7 +22,10 @@ register) and eval (generate to report).
   --retry-failed S  do only S's failed items again"""
 
 STATUS_HELP = """`mvforge status tiny render` shows the render step of a recipe in detail: counts by state and reason, speed, time
-left. `mvforge status render --store S` shows every rendering of a store, also one that `mvforge render` writes."""
+left. `mvforge status render --store S` shows every rendering of a store, also one that `mvforge render` writes.
+
+--watch reads what lies in the store and disturbs no one; it may run anywhere that sees the store. Where the output is no terminal
+it prints a line for every step that changed; with --json, one line of JSON a refresh."""
 
 EXPORT_FORMATS = ("nerfstudio", "colmap", "blender", "pytorch3d", "opencv")
 EXPORT_HELP = """images/NNN.png with straight alpha, mask/NNN.png, and depth (16 bit), normal, albedo where they were rendered.
@@ -136,13 +139,16 @@ def add_step_verbs(verbs: Any) -> None:
     status = add_verb(
         verbs,
         "status",
-        later("steps", "show_status"),
+        later("watch", "status"),
         "show each step: done, running (by whom), stale, failed or missing, and where",
         "mvforge status tiny",
         STATUS_HELP,
     )
     _recipe_arguments(status)
     status.add_argument("step", nargs="?", choices=("render",), help="show this step in detail")
+    status.add_argument("--watch", action="store_true", help="refresh in place until Ctrl-C: counts, rate, time left, failures by reason")
+    status.add_argument("--interval", type=float, default=2.0, metavar="SECONDS", help="between two refreshes of --watch (default 2)")
+    status.add_argument("--refreshes", type=int, metavar="N", help="end --watch after so many refreshes")
 
 
 def add_train_verb(verbs: Any) -> None:

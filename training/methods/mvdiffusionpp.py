@@ -67,6 +67,12 @@ class MVDiffusionPP:
 
         return stage_budget(config, stage_named(stage), conditions)
 
+    def activation_bytes(self, stage: str, config: MVDiffusionPPConfig, conditions: int) -> float | None:
+        """Bytes kept for one object's backward pass, estimated; None where there is no estimate."""
+        from training.methods.mvdiffusionpp_memory import activation_bytes
+
+        return activation_bytes(config, stage_named(stage), conditions)
+
     def sampling_flops(self, config: MVDiffusionPPConfig, steps: int) -> float:
         """Operations of generating all target views of one object from one condition view."""
         from training.methods.mvdiffusionpp_budget import sampling_flops

@@ -47,8 +47,9 @@ def export(config: Config, checkpoints: dict[str, Path], folder: Path, denoiser_
 def open_generator(folder: Path, device: str) -> ViewGenerator:
     """The sampler of a folder that `export` wrote. Raises UserError when it is not one of this format."""
     settings = json.loads((folder / SETTINGS).read_text())
-    if settings["format"] != FORMAT_VERSION:
-        raise UserError(f"{folder} has generator format {settings['format']}, this version reads {FORMAT_VERSION}", "export it again")
+    if (found := settings.get("format")) != FORMAT_VERSION:
+        mend = "export it again with this version (mvforge run RECIPE --rerun register), or open it with the version that wrote it"
+        raise UserError(f"{folder} has generator format {found}, this version reads {FORMAT_VERSION}", mend)
     with _without_bars():
         pipeline = MVDiffusionPPPipeline.from_pretrained(folder, local_files_only=True)
     return pipeline.to(device).view_generator()

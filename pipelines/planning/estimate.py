@@ -1,0 +1,313 @@
+"""A step on a cluster: time by closed forms, what limits it, and what it costs. `mvforge simulate` adds chance and faults."""
+
+import math
+from dataclasses import dataclass, replace
+
+from infra.job import Resources
+from pipelines.planning.cluster_file import Cluster
+from pipelines.planning.memory import StageMemory, stage_memory
+from pipelines.planning.placing import Placement, place
+from pipelines.planning.units import Units
+from pipelines.planning.workload import StepLoad, Training, workload
+from pipelines.recipe import Recipe
+
+# Float32 gradients go around the ring twice (reduce-scatter and all-gather), less one share of N: 2 (N - 1) / N of their bytes.
+RING_TRIPS, GRADIENT_BYTES = 2, 4
+LONG, FEW = 0.02, 8  # a step of this share of the run is told when it uses less than an eighth of what would fit
+ASSUMPTIONS = (
+    "steps run one after another, as the runner runs them; items are equal and workers never wait for each other",
+    "reading, computing and writing overlap: the slowest of them decides; the exchange of gradients overlaps with computing",
+    "a step's nodes are paid while it runs (cluster that grows and shrinks); `held` pays all nodes all the time",
+    "no faults and no stragglers: `mvforge simulate` has both",
+    "registering, the gate and the report take minutes at most and are left out",
+)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """TFLOP/s of one worker, and where the figure is from."""
+
+    tflops: float
+    source: str
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One step on the cluster.
+
+    Attributes:
+        load: what is to be done.
+        placement: where.
+        wall_s: from its start to its end.
+        cpu_h, gpu_h: hours of processors and of GPUs that are busy or held by a busy worker.
+        limits: seconds that each resource alone would take, by its name; the largest is `wall_s`.
+        item_s: of one item on one worker, or of one update.
+        checkpoint_s: that training stands still for one checkpoint.
+        memory: of one GPU or process while it trains.
+        rate: of the operations, where there are any.
+        cost_low, cost_high: of the used nodes for `wall_s`.
+        notes: assumptions, and warnings such as too few nodes.
+    """
+
+    load: StepLoad
+    placement: Placement
+    wall_s: float
+    cpu_h: float
+    gpu_h: float
+    limits: dict[str, float]
+    item_s: float
+    checkpoint_s: float
+    memory: StageMemory | None
+    rate: Rate | None
+    cost_low: float
+    cost_high: float
+    notes: tuple[str, ...]
+
+    @property
+    def bottleneck(self) -> str:
+        return max(self.limits, key=lambda name: self.limits[name])
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A whole run.
+
+    Attributes:
+        steps: in order.
+        wall_s: sum of the steps'.
+        cost_low, cost_high: sums of the steps'.
+        held_low, held_high: where the whole cluster is held all the time.
+    """
+
+    recipe: Recipe
+    cluster: Cluster
+    units: Units
+    steps: tuple[StepPlan, ...]
+
+    @property
+    def wall_s(self) -> float:
+        return sum(step.wall_s for step in self.steps)
+
+    @property
+    def cost_low(self) -> float:
+        return sum(step.cost_low for step in self.steps)
+
+    @property
+    def cost_high(self) -> float:
+        return sum(step.cost_high for step in self.steps)
+
+    @property
+    def held_low(self) -> float:
+        return self.wall_s / 3600 * sum(group.count * group.price_low for group in self.cluster.groups)
+
+    @property
+    def held_high(self) -> float:
+        return self.wall_s / 3600 * sum(group.count * group.price_high for group in self.cluster.groups)
+
+
+def plan_run(recipe: Recipe, cluster: Cluster, units: Units, downloads: int | None = None) -> RunPlan:
+    """Every step of the recipe on the cluster.
+
+    Raises:
+        UserError: a missing unit, an unknown number of objects, a step that fits on no node, a batch that does not divide.
+    """
+    loads = workload(recipe, units, cluster.object_mb, downloads)
+    steps = [estimate(load, cluster, units, _advice(recipe, load.step)) for load in loads]
+    total = sum(step.wall_s for step in steps)
+    steps = [_with_hint(step, recipe, cluster) if step.wall_s > LONG * total else step for step in steps]
+    return RunPlan(recipe, cluster, units, tuple(steps))
+
+
+def _with_hint(step: StepPlan, recipe: Recipe, cluster: Cluster) -> StepPlan:
+    """A long step that leaves most of the nodes' processors idle says so."""
+    load, placement = step.load, step.placement
+    room = place(load.step, replace(load.resources, workers=10**9), cluster).workers
+    if placement.gpus or step.bottleneck not in ("CPU", "connections") or placement.workers * FEW > room:
+        return step
+    text = f"takes {placement.workers} workers where {room} would fit: {_advice(recipe, load.step)}"
+    return replace(step, notes=(*step.notes, text))
+
+
+def estimate(load: StepLoad, cluster: Cluster, units: Units, advice: str = "give it fewer") -> StepPlan:
+    """One step; `advice` says how to change its workers. Raises UserError as `plan_run` does."""
+    placement = place(load.step, load.resources, cluster)
+    notes = list(load.notes)
+    if placement.workers < placement.wanted:
+        notes.append(
+            f"the recipe wants {placement.wanted} workers and {placement.workers} fit: `mvforge run` would refuse; "
+            f"planned with {placement.workers} ({advice})"
+        )
+    rate = rate_of(load, placement, units) if load.flops or load.training else None
+    if load.training is not None:
+        return _training(load, load.training, placement, cluster, units, rate, tuple(notes))
+    item_s = load.cpu_s / placement.slowest_cpu
+    limits = {}
+    rounds = math.ceil(load.items / placement.workers)
+    if load.cpu_s:
+        limits["CPU"] = rounds * item_s + load.once_cpu_s / placement.slowest_cpu
+    if load.flops and rate is not None:
+        name = "GPU" if placement.gpus else "CPU"
+        own = load.flops / 1e12 / rate.tflops
+        # On a GPU the processor works beside it; without one both are the same processor.
+        limits[name] = rounds * own + (0.0 if placement.gpus else limits.get("CPU", 0.0))
+        item_s = max(item_s, own) if placement.gpus else item_s + own
+    limits |= _transfer(load, placement, cluster)
+    wall = max(limits.values())
+    busy = wall if placement.gpus else limits.get("CPU", 0.0)
+    return _priced(load, placement, wall, limits, item_s, 0.0, None, rate, tuple(notes), cpu_s=_cpu_s(load, placement, busy))
+
+
+def _cpu_s(load: StepLoad, placement: Placement, busy_s: float) -> float:
+    """Processor seconds: of what is computed, or of all that workers with a GPU hold."""
+    if placement.gpus:
+        return busy_s * placement.workers * load.resources.cpus
+    per_item = busy_s / max(1, math.ceil(load.items / placement.workers))
+    return load.items * per_item * max(1.0, load.resources.cpus)
+
+
+def _transfer(load: StepLoad, placement: Placement, cluster: Cluster) -> dict[str, float]:
+    """Seconds that moving the step's bytes takes at the least."""
+    moved = load.bytes_in + load.bytes_out
+    limits = {
+        "store": moved / (cluster.store_gb_per_s * 1e9),
+        "network": (moved + load.bytes_internet) * 8 / (placement.rate("network_gbit") * 1e9),
+    }
+    if load.bytes_internet:
+        limits["internet"] = load.bytes_internet * 8 / (cluster.internet_gbit * 1e9)
+        limits["connections"] = load.bytes_internet / (placement.workers * cluster.connection_mb_per_s * 1e6)
+    return limits
+
+
+def rate_of(load: StepLoad, placement: Placement, units: Units) -> Rate:
+    """What one worker computes per second: measured on such a GPU, else its data sheet's peak times the assumed share."""
+    if not placement.gpus:
+        speed = units.value(load.rate) * placement.slowest_cpu
+        return Rate(speed, f"{load.rate} measured on {units.units[load.rate].device}")
+    slowest: list[Rate] = []
+    for group, _ in placement.groups:
+        measured = units.on(load.rate, group.gpu_kind)
+        if measured is not None:
+            slowest.append(Rate(measured * load.resources.gpus, f"{load.rate} measured on {units.units[load.rate].device}"))
+        else:
+            speed = group.peak_tflops * group.mfu * load.resources.gpus
+            slowest.append(Rate(speed, f"ASSUMED: {group.mfu:.0%} of the {group.peak_tflops:g} TFLOP/s of an {group.gpu_kind}"))
+    return min(slowest, key=lambda rate: rate.tflops)
+
+
+def _training(
+    load: StepLoad,
+    training: Training,
+    placement: Placement,
+    cluster: Cluster,
+    units: Units,
+    rate: Rate | None,
+    notes: tuple[str, ...],
+) -> StepPlan:
+    config, workers = training.config, placement.workers
+    config.micro_batches(workers)  # refuses a batch that does not divide
+    assert rate is not None
+    name = "GPU" if placement.gpus else "CPU"
+    step = {
+        name: training.flops_step / 1e12 / rate.tflops / workers,
+        "loading": _loading_s(training, workers, config.readers, placement, units),
+        "store": training.bytes_step / (cluster.store_gb_per_s * 1e9),
+    }
+    if placement.nodes > 1:
+        trips = RING_TRIPS * (placement.nodes - 1) / placement.nodes
+        slowest = min(group.network_gbit for group, _ in placement.groups)
+        step["network"] = trips * training.parameters * GRADIENT_BYTES * 8 / (slowest * 1e9)
+    # The step waits for local disk alone; the upload runs beside the next steps (docs/training.md). One worker's share each.
+    size = training.parameters * units.value("train.checkpoint_bytes")
+    disk = min(sum(group.disk_gb_per_s * count for group, count in placement.groups), workers * units.value("train.checkpoint_gb_per_s"))
+    checkpoint_s = size / (disk * 1e9)
+    saved = config.steps // config.checkpoint_every if config.checkpoint_every else 0
+    wall = config.steps * max(step.values()) + saved * checkpoint_s
+    limits = {key: config.steps * seconds for key, seconds in step.items()}
+    memory = stage_memory(training.parameters, config, workers, training.activation_bytes)
+    room = min((group.gpu_memory_gb for group, _ in placement.groups), default=0.0)
+    if placement.gpus and memory.total_high > room:
+        notes += (
+            f"WARNING: up to {memory.total_high:.0f} GB on a GPU of {room:.0f} GB: checkpoint_activations=true or a smaller micro_batch",
+        )
+    if memory.activations is None:
+        why = "are recomputed" if config.checkpoint_activations else "of this stage are not estimated"
+        notes += (f"memory without activations, which {why}",)
+    return _priced(
+        load,
+        placement,
+        wall,
+        limits,
+        max(step.values()),
+        checkpoint_s,
+        memory,
+        rate,
+        notes,
+        cpu_s=wall * workers * load.resources.cpus,
+    )
+
+
+def _loading_s(training: Training, workers: int, readers: int, placement: Placement, units: Units) -> float:
+    """Seconds that the readers of all workers need for one update."""
+    parallel = workers * readers * placement.slowest_cpu
+    if training.megapixels_step:
+        return training.megapixels_step / (units.value("load.megapixels") * parallel)
+    return training.bytes_step / (units.value("load.array_gb_per_s") * 1e9 * parallel)
+
+
+def _priced(
+    load: StepLoad,
+    placement: Placement,
+    wall: float,
+    limits: dict[str, float],
+    item_s: float,
+    checkpoint_s: float,
+    memory: StageMemory | None,
+    rate: Rate | None,
+    notes: tuple[str, ...],
+    *,
+    cpu_s: float,
+) -> StepPlan:
+    gpu_h = wall / 3600 * placement.workers * load.resources.gpus
+    hours = wall / 3600
+    return StepPlan(
+        load,
+        placement,
+        wall,
+        cpu_s / 3600,
+        gpu_h,
+        limits,
+        item_s,
+        checkpoint_s,
+        memory,
+        rate,
+        hours * placement.price("low"),
+        hours * placement.price("high"),
+        notes,
+    )
+
+
+def with_gpu_workers(recipe: Recipe, cluster: Cluster) -> Recipe:
+    """The recipe with its GPU steps on all GPUs of the cluster, in the proportions that it has; training stages take as many as
+    divide their batch."""
+    most = max((r.workers * r.gpus for r in recipe.resources.values() if r.gpus), default=0.0)
+    if not most:
+        return recipe
+    scale = cluster.gpus / most
+    resources = dict(recipe.resources)
+    for name, asked in recipe.resources.items():
+        if asked.gpus:
+            resources[name] = replace(asked, workers=max(1, round(asked.workers * scale)))
+    for stage, config in recipe.train.items():
+        asked, name = recipe.resources_for(f"train.{stage}"), f"train.{stage}"
+        if asked.gpus:
+            whole, wanted = max(1, config.global_batch // config.micro_batch), max(1, round(asked.workers * scale))
+            resources[name] = replace(asked, workers=max(n for n in range(1, min(wanted, whole) + 1) if whole % n == 0))
+    return replace(recipe, resources=resources)
+
+
+def _advice(recipe: Recipe, step: str) -> str:
+    """How to change the number of a step's workers."""
+    for name in (step, step.partition(".")[0]):
+        if name in recipe.resources:
+            return f"--set resources.{name}.workers=N"
+    return f"the recipe names no resources for {step}, so it has the default of {Resources().workers} workers"
