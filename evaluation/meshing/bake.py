@@ -4,11 +4,14 @@ The unwrapped triangles are looked at from above with the same ray caster that d
 texel the triangle and the place in it.
 """
 
+import io
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import trimesh
-import xatlas
 from scipy import ndimage
 from trimesh.ray.ray_pyembree import RayMeshIntersector
 
@@ -17,6 +20,7 @@ from rendering.cameras import Camera
 from rendering.view_set import Mesh
 
 GUTTER_PX = 2
+UNWRAP_PATIENCE_S = 600.0
 TEXTURE_FACING_POWER = 4
 SMALLEST_TEXTURE_PX, LARGEST_TEXTURE_PX = 128, 2048
 
@@ -54,16 +58,21 @@ def suitable_px(picture_px: int) -> int:
 
 
 def unwrap(mesh: Mesh, texture_px: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Original vertex of each new one `[N]`, triangles int32 `[F, 3]` of new ones, and their uv float32 `[N, 2]` in [0, 1]."""
-    atlas = xatlas.Atlas()
-    atlas.add_mesh(np.ascontiguousarray(mesh.vertices, np.float32), np.ascontiguousarray(mesh.faces, np.uint32))
-    packing = xatlas.PackOptions()
-    packing.padding, packing.resolution = GUTTER_PX, texture_px
-    packing.create_image = False
-    atlas.generate(xatlas.ChartOptions(), packing)
-    index, faces, uv = atlas[0]
+    """Original vertex of each new one `[N]`, triangles int32 `[F, 3]` of new ones, and their uv float32 `[N, 2]` in [0, 1].
+
+    In a process of its own, see `unwrap_child`. Raises RuntimeError with what that process said, TimeoutExpired after ten minutes.
+    """
+    given = io.BytesIO()
+    vertices, faces = np.ascontiguousarray(mesh.vertices, np.float32), np.ascontiguousarray(mesh.faces, np.uint32)
+    np.savez(given, vertices=vertices, faces=faces, padding=GUTTER_PX, resolution=texture_px)
+    command = [sys.executable, "-I", str(Path(__file__).with_name("unwrap_child.py"))]
+    child = subprocess.run(command, input=given.getvalue(), capture_output=True, timeout=UNWRAP_PATIENCE_S)
+    if child.returncode != 0:
+        told = child.stderr.decode(errors="replace").strip().splitlines()
+        raise RuntimeError(f"xatlas ended with status {child.returncode}" + (f": {told[-1]}" if told else ""))
+    made = np.load(io.BytesIO(child.stdout), allow_pickle=False)
     # xatlas meets the resolution only roughly and then reports its own size; both are in [0, 1] here.
-    return index.astype(np.int64), faces.astype(np.int32), uv.astype(np.float32)
+    return made["index"].astype(np.int64), made["faces"].astype(np.int32), made["uv"].astype(np.float32)
 
 
 def paint(split: Mesh, normals: np.ndarray, uv: np.ndarray, rgba: np.ndarray, camera: Camera, size: int) -> np.ndarray:

@@ -216,3 +216,14 @@ def test_textured_glb_is_what_others_read():
 def test_clean_is_both():
     mesh = clean(plain(trimesh.util.concatenate([ball(0.4), ball(0.1)])), rig())
     assert len(parts(mesh)) == 1 and len(mesh.vertices) == len(ball(0.4).vertices)
+
+
+def test_unwrapping_ends_however_often_it_is_done():
+    """xatlas in this process would now and then wait for ever for a thread that it had not woken."""
+    cube = trimesh.creation.box()
+    for _ in range(3):
+        index, faces, uv = unwrap(Mesh(np.asarray(cube.vertices), np.asarray(cube.faces)), 64)
+        assert faces.shape == (12, 3) and uv.min() >= 0 and uv.max() <= 1
+        np.testing.assert_array_equal(cube.vertices[index][faces], cube.vertices[cube.faces])
+    with pytest.raises(RuntimeError, match="xatlas ended with status"):
+        unwrap(Mesh(np.zeros((3, 3)), np.array([[0, 1, 7]])), 64)
