@@ -1,6 +1,8 @@
 """Objects in Parquet shards, one row and one row group per object: finding any of them by uid, and packing them."""
 
 import json
+from functools import cached_property
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +23,10 @@ def shard_names(location: Location) -> list[str]:
     return [entry.name for entry in location.children() if entry.name.startswith("part-") and entry.name.endswith(".parquet")]
 
 
+class DamagedShard(UserError):
+    """What lies in a shard is not what was written: the object is no fault of its own, and others may be damaged too."""
+
+
 class ShardIndex:
     """Where each object of a folder of shards lies. Holds no file open.
 
@@ -34,7 +40,7 @@ class ShardIndex:
     """
 
     def __init__(self, location: Location, version: tuple[bytes, int], what: str, step: str) -> None:
-        self.location = location
+        self.location, self._step = location, step
         self.places: dict[str, tuple[str, int]] = {}
         self._footers: dict[str, pq.FileMetaData] = {}
         for name in shard_names(location):
@@ -54,11 +60,25 @@ class ShardIndex:
         return sorted(self.places)
 
     def row(self, uid: str, columns: list[str] | None = None) -> pa.Table:
-        """One object as a one-row table, all columns or some. Raises KeyError for an unknown uid."""
+        """One object as a one-row table, all columns or some.
+
+        Raises:
+            KeyError: an unknown uid.
+            DamagedShard: its bytes do not match the checksums that were written with them.
+        """
         name, group = self.places[uid]
-        with pq.ParquetFile((self.location / name).path, filesystem=self.location.fs, metadata=self._footers.get(name)) as shard:
+        place, fs = self.location / name, self.location.fs
+        with pq.ParquetFile(place.path, filesystem=fs, metadata=self._footers.get(name), page_checksum_verification=True) as shard:
             self._remember(name, shard.metadata)
-            return shard.read_row_group(group, columns=columns)
+            try:
+                return shard.read_row_group(group, columns=columns)
+            except OSError as error:
+                if "checksum" not in str(error) and "page header" not in str(error):
+                    raise
+                raise DamagedShard(
+                    f"{place.shown} is damaged at object {uid}: {error}",
+                    f"have the {self._step} step make it again, then run as before: mvforge run RECIPE --rerun {self._step}",
+                ) from error
 
     def _remember(self, name: str, footer: pq.FileMetaData) -> None:
         """Keep the footers used last: neighbours are often read together, and on an object store each costs two requests."""
@@ -66,6 +86,33 @@ class ShardIndex:
         self._footers[name] = footer
         if len(self._footers) > FOOTERS:
             del self._footers[next(iter(self._footers))]
+
+
+class ShardStore:
+    """Read access by uid to a folder of shards, which is listed at the first question; a copy sent elsewhere lists it anew.
+
+    Raises:
+        UserError: the folder holds no shard, or one of another format version.
+    """
+
+    VERSION: ClassVar[tuple[bytes, int]]
+    HOLDS: ClassVar[tuple[str, str]]  # what the shards hold and which step writes them, for messages
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"location": self.location}
+
+    @cached_property
+    def _index(self) -> ShardIndex:
+        return ShardIndex(self.location, self.VERSION, *self.HOLDS)
+
+    def uids(self) -> list[str]:
+        return self._index.uids()
+
+    def __contains__(self, uid: str) -> bool:
+        return uid in self._index
 
 
 def uid_note(uids: list[str]) -> dict[bytes, bytes]:

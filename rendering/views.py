@@ -8,14 +8,13 @@ normal, albedo) are null where they were not rendered, and decoded on demand. Th
 import io
 import json
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.shards import ShardIndex, shard_name, uid_note
+from infra.shards import ShardStore, shard_name, uid_note
 from infra.storage import Location
 from rendering.cameras import Camera
 from rendering.codecs import (
@@ -164,28 +163,15 @@ def _decoded_pass(row: dict[str, Any], name: str) -> np.ndarray | None:
     return np.stack([decode_normal(data) if name == "normal" else decode_rgb(data) for data in files])
 
 
-class ViewStore:
+class ViewStore(ShardStore):
     """Read access by uid to a folder of view shards.
 
     Raises:
         UserError: the folder holds no shard, or one of another format version.
     """
 
-    def __init__(self, location: Location) -> None:
-        self.location = location
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"location": self.location}
-
-    @cached_property
-    def _index(self) -> ShardIndex:
-        return ShardIndex(self.location, (VERSION_KEY, FORMAT_VERSION), "views", "render")
-
-    def uids(self) -> list[str]:
-        return self._index.uids()
-
-    def __contains__(self, uid: str) -> bool:
-        return uid in self._index
+    VERSION = (VERSION_KEY, FORMAT_VERSION)
+    HOLDS = ("views", "render")
 
     def row(self, uid: str, columns: list[str] | None = None) -> dict[str, Any]:
         """The raw row of an object; pictures stay encoded. Raises KeyError for an unknown uid."""
@@ -221,7 +207,9 @@ def write_shards(
         uids: list[str] = []
         with (
             (out / shard_name(shard)).writing() as file,
-            pq.ParquetWriter(file, SCHEMA, compression=COMPRESSION, use_dictionary=False, write_statistics=SUMMARISED) as writer,
+            pq.ParquetWriter(
+                file, SCHEMA, compression=COMPRESSION, use_dictionary=False, write_statistics=SUMMARISED, write_page_checksum=True
+            ) as writer,
         ):
             while table is not None and len(uids) < objects_per_shard and (not uids or file.stat().st_size < bytes_per_shard):
                 writer.write_table(conformed(table))

@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-pytest_plugins = ["tests.hang_report"]
+pytest_plugins = ["tests.hang_report", "tests.ray_leftovers"]
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -26,9 +26,8 @@ def assets() -> Path:
     return Path(folder)
 
 
-@pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """One real local cluster with four logical CPUs; two would starve Ray Data."""
+def start_cluster() -> None:
+    """A local cluster with four logical CPUs; two would starve Ray Data."""
     import ray
 
     ray.init(
@@ -39,6 +38,14 @@ def ray_cluster() -> Iterator[None]:
         log_to_driver=False,
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}},
     )
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One real local cluster for the whole session; `tests.ray_leftovers` starts another where a test leaves work behind."""
+    import ray
+
+    start_cluster()
     yield
     ray.shutdown()
 

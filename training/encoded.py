@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Iterable
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from infra.shards import ShardIndex, shard_name, uid_note
+from infra.shards import ShardStore, shard_name, uid_note
 from infra.storage import Location
 
 FORMAT_VERSION = 1
@@ -45,28 +44,15 @@ def from_row(row: dict[str, Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
-class EncodedStore:
+class EncodedStore(ShardStore):
     """Read access by uid to a folder of encoded shards.
 
     Raises:
         UserError: the folder holds no shard, or one of another format version.
     """
 
-    def __init__(self, location: Location) -> None:
-        self.location = location
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"location": self.location}
-
-    @cached_property
-    def _index(self) -> ShardIndex:
-        return ShardIndex(self.location, (VERSION_KEY, FORMAT_VERSION), "encoded objects", "encode")
-
-    def uids(self) -> list[str]:
-        return self._index.uids()
-
-    def __contains__(self, uid: str) -> bool:
-        return uid in self._index
+    VERSION = (VERSION_KEY, FORMAT_VERSION)
+    HOLDS = ("encoded objects", "encode")
 
     def read(self, uid: str, names: list[str] | None = None) -> dict[str, np.ndarray]:
         """Arrays of an object, all or only `names`. Raises KeyError for an unknown uid."""

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from infra.storage import Location
 from tests.e2e.conftest import Chain
+from tests.s3_server import s3_folder
 from training.checkpoint import SharedCheckpoints
 
 pytestmark = [pytest.mark.ray, pytest.mark.blender, pytest.mark.slow]
@@ -17,15 +16,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.blender, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """URL of an empty bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    client = boto3.client(
-        "s3", endpoint_url=f"http://{host}:{port}", aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
-    )
-    client.create_bucket(Bucket="forge")
-    yield f"s3://test:test@forge/store?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    server.stop()
+    with s3_folder("store") as url:
+        yield url
 
 
 def test_locations_on_s3(bucket):

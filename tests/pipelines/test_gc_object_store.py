@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from infra.storage import Location
 from pipelines import sweep
@@ -12,18 +10,14 @@ from pipelines.artifact import Store
 from pipelines.lease import Lease
 from pipelines.references import Registered
 from tests.pipelines.stores import finished, interrupted, orphan
+from tests.s3_server import s3_folder
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """URL of an empty bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}", **keys).create_bucket(Bucket="forge")
-    yield f"s3://test:test@forge/store?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    server.stop()
+    """URL of an empty folder."""
+    with s3_folder("store") as url:
+        yield url
 
 
 def test_a_store_on_s3(bucket):

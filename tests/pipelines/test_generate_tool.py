@@ -24,6 +24,7 @@ from infra.storage import Location
 from pipelines.__main__ import main
 from rendering.views import ViewStore
 from tests.conftest import ROOT
+from tests.s3_server import s3_folder
 from tests.training.painted import painted_views
 from tests.training.random_model import random_model
 from training.lookup import load_generator
@@ -159,16 +160,8 @@ def test_a_killed_job_goes_on_and_bad_pictures_are_rows(
 @pytest.fixture
 def bucket() -> Iterator[str]:
     """URL of a folder in an empty bucket of a real S3 server."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}", **keys).create_bucket(Bucket="forge")
-    yield f"s3://test:test@forge/infer?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    server.stop()
+    with s3_folder("infer") as url:
+        yield url
 
 
 @pytest.mark.ray

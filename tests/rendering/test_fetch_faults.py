@@ -31,6 +31,7 @@ from rendering.sources.objaverse_index import Index
 from tests.rendering import mirror as answers
 from tests.rendering.broken_glb import ASSET, glb
 from tests.rendering.mirror import Answer, Mirror, cut, instead, objaverse_files, packed, status
+from tests.s3_server import s3_folder
 
 CONFIG = FetchConfig(attempts=3, timeout_s=0.4, backoff_s=0.01, objaverse_cache="/nowhere")
 PATIENT = FetchConfig(objaverse_cache="/nowhere")
@@ -358,16 +359,7 @@ def test_a_killed_build_goes_on_within_the_file(tmp_path):
 
 @pytest.mark.long
 def test_a_cache_on_s3_remembers_the_same(faulty, tmp_path):
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        options = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
-        boto3.client("s3", endpoint_url=f"http://{host}:{port}", **options).create_bucket(Bucket="forge")
-        faulty.cache = f"s3://test:test@forge/cache?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
+    with s3_folder("cache") as faulty.cache:
         first = faulty.fetch()
         assert {name: row["reason"] for name, row in first.items()} == {name: case.reasons[0] for name, case in faulty.cases.items()}
         before = faulty.mirror.requests.copy()
@@ -376,8 +368,6 @@ def test_a_cache_on_s3_remembers_the_same(faulty, tmp_path):
         assert faulty.asked(before) == {name: case.requests[1] for name, case in faulty.cases.items()}
         for row in second.values():
             assert not row["path"] or hashlib.sha256(Location(row["path"]).read_bytes()).hexdigest() == row["sha256"]
-    finally:
-        server.stop()
 
 
 QUICK = DownloadPolicy(attempts=4, timeout_s=0.4, backoff_s=0.01)

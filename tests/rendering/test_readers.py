@@ -7,13 +7,11 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 
-import boto3
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset
 import pytest
-from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from infra.errors import UserError
@@ -22,6 +20,7 @@ from rendering.export_webdataset import export_webdataset, key_of
 from rendering.view_set import ViewSet
 from rendering.views import ViewStore, to_table, write_shards
 from tests.rendering.test_views import assert_same, random_views, with_passes
+from tests.s3_server import s3_folder
 
 UIDS = ["a.b", "chair", "sofa/2", "table"]
 
@@ -147,13 +146,8 @@ def test_the_same_store_exports_the_same_bytes_and_a_broken_export_leaves_no_hal
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[Location]:
     """An empty bucket behind a real S3 protocol server."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}", **keys).create_bucket(Bucket="views")
-    yield Location(f"s3://test:test@views/set?endpoint_override={host}:{port}&scheme=http&region=us-east-1")
-    server.stop()
+    with s3_folder("set") as url:
+        yield Location(url)
 
 
 def test_a_store_on_s3_is_written_read_by_uid_and_exported(bucket, sets, store):
