@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 # System libraries that the bpy module links against (it opens no window).
 BPY_LIBS := libx11-6 libxext6 libxrender1 libxfixes3 libxi6 libxkbcommon0 libsm6 libice6 libgl1
 
-.PHONY: setup demo down status test test-long bench-train bench-render check clean help
+.PHONY: setup demo down status test test-long bench-train bench-render chaos check clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -59,6 +59,9 @@ bench-train: setup ## Training steps, attention and sampling: full size on a GPU
 
 bench-render: setup ## Cost and quality of the render profiles (set MVFORGE_ASSETS)
 	@$(BIN)/mvforge bench render
+
+chaos: setup ## A small run killed, paused, starved and damaged 100 times, resumable (OUT=chaos FAULTS=100 MINUTES=90)
+	@$(BIN)/mvforge chaos --out $(or $(OUT),chaos) --faults $(or $(FAULTS),100) --minutes $(or $(MINUTES),90)
 
 check: setup ## Lint, types, import contract
 	$(BIN)/ruff check .

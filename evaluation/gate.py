@@ -5,7 +5,6 @@ that earlier gates kept with the champion, or by scoring the champion again.
 """
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from evaluation.rescore import Rescoring, needs_meshes, rescore
 from evaluation.score_table import ScoreTable, plain_name, read_scores
 from evaluation.statistics import paired
 from evaluation.version_scores import keep, kept_table, kept_tables
-from infra import tracking
+from infra import logs, tracking
 from infra.errors import UserError
 from infra.job import Job, Summary
 from infra.storage import Location
@@ -168,7 +167,7 @@ def _champion(
     views, kept = data.get("views"), data.get("kept")
     if rescoring is None or views is None or kept is None:
         return replace(nothing, why_not="it was never scored there, and this gate has nothing to score it with"), None, False
-    print(f"[gate] {version.uri} was never scored on {table.basis}: scoring it now", file=sys.stderr, flush=True)
+    logs.say(f"[gate] {version.uri} was never scored on {table.basis}: scoring it now")
     try:
         fresh = rescore(
             rescoring,

@@ -64,7 +64,7 @@ def run(config: GenerateConfig, *, model: Location | None, views: Location, kept
     job.run.params({"generate": asdict(config) | {"model": source.uri, "requested": config.model or ""}})
     pieces = Pieces((job.cache or out) / "pieces", job.fresh_since, job.retry_failed)
     tasks = _tasks(config, source, ViewStore(views), uids)
-    missing = [task for task in tasks if not pieces.done(task["key"])]
+    missing = pieces.missing(tasks)
     work = Work(config, source, StoredObjects(views), pieces, load_generator)
     for _ in generate_all(missing, work, job, finished=len(tasks) - len(missing)):
         pass

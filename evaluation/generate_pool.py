@@ -4,14 +4,13 @@ Ray Data spreads the objects over the actors. Each finished object is one small 
 interrupted run goes on where it was. What goes wrong with an object is its row in the ledger; the other objects go on.
 """
 
+import atexit
 import inspect
 import itertools
-import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,9 +23,11 @@ from evaluation.generate_object import Sampling, generate_one, reason_of
 from evaluation.generated_pieces import Pieces
 from evaluation.infer.pictures import Unusable
 from evaluation.model_source import ModelSource
-from infra import cluster
+from infra import cluster, logs
 from infra.errors import UserError
 from infra.job import Job, Resources
+from infra.nodes import Room, rows_while_room
+from infra.scratch import make_scratch
 from infra.seeds import seed_for
 from rendering.view_set import ViewSet
 from training.methods.base import Generator
@@ -67,6 +68,7 @@ class Work:
         deadline_s: seconds one object may take.
         refusals_are_rows: a `UserError` of the generator fails the object. Otherwise it ends the run with its one message, as
             wrong settings fail for all objects alike.
+        log: how the driver logs.
     """
 
     sampling: Sampling
@@ -76,6 +78,7 @@ class Work:
     load: Callable[[Path, str], Generator]
     deadline_s: float | None = None
     refusals_are_rows: bool = False
+    log: logs.Carried = field(default_factory=logs.carried)
 
 
 def generate_all(tasks: list[dict[str, str]], work: Work, job: Job, finished: int) -> Iterator[dict[str, str]]:
@@ -100,6 +103,8 @@ def generate_all(tasks: list[dict[str, str]], work: Work, job: Job, finished: in
             if row["status"] == MISTAKE:
                 raise UserError(row["message"], row["mend"])
             failed += row["status"] != "ok"
+            job.meter.items(row["status"], 1, row["reason"])
+            job.meter.views(int(row["views"]))
             progress.update(int(number > 0), f"failed {failed}" if failed else "")
             yield {name: row[name] for name in ("uid", "key", "status")}
 
@@ -108,7 +113,7 @@ def _results(tasks: list[dict[str, str]], work: Work, job: Job) -> Iterator[dict
     cluster.attach()
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours says it in one line
     workers = max(1, min(job.resources.workers, len(tasks)))
-    print(f"generate: {len(tasks)} objects, {workers} actors load {work.source.uri}", file=sys.stderr, flush=True)
+    logs.say(f"generate: {len(tasks)} objects, {workers} actors load {work.source.uri}")
     # The pool gives whole blocks to actors: few objects a block, so that no actor is left with the last long one.
     blocks = min(len(tasks), max(MOST_BLOCKS, BLOCKS_PER_WORKER * workers))
     results = ray.data.from_items(tasks, override_num_blocks=blocks).map_batches(
@@ -119,7 +124,7 @@ def _results(tasks: list[dict[str, str]], work: Work, job: Job) -> Iterator[dict
         num_cpus=job.resources.cpus,
         num_gpus=job.resources.gpus,
     )
-    yield from results.iter_rows()
+    yield from rows_while_room(results.iter_rows(), Room("generate", job.resources))
 
 
 def usual_resources(workers: int | None, cpus: float, gpus: float | None) -> Resources:
@@ -134,6 +139,7 @@ class GenerateActor:
     """Holds one loaded generator; turns tasks into pieces."""
 
     def __init__(self, work: Work, session: str, threads: int) -> None:
+        logs.adopt(work.log)
         self.work, self.session = work, session
         context = ray.get_runtime_context()
         self.worker = f"{context.get_node_id()[:6]}-{(context.get_actor_id() or context.get_worker_id())[:10]}"
@@ -144,9 +150,10 @@ class GenerateActor:
     @cached_property
     def generator(self) -> Generator:
         """Loaded once, at the first object."""
-        self._scratch = tempfile.TemporaryDirectory(prefix="mvforge-model-")
+        self._scratch = make_scratch("model")
+        atexit.register(self._scratch.remove)
         try:
-            generator = self.work.load(self.work.source.open(Path(self._scratch.name)), self.device)
+            generator = self.work.load(self.work.source.open(self._scratch.folder), self.device)
         except UserError:
             raise
         except Exception as error:  # no object can be made: one message instead of a row for each
@@ -156,21 +163,24 @@ class GenerateActor:
             raise UserError("a generator of this method does not tell how far it is", "leave the deadline out")
         return generator
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         rows = [self._answer(*map(str, task)) for task in zip(batch["uid"], batch["key"], batch["place"], strict=True)]
-        return {name: [row.get(name, "") for row in rows] for name in ("uid", "key", "status", "message", "mend")}
+        told = {name: [row.get(name) or "" for row in rows] for name in ("uid", "key", "status", "reason", "message", "mend")}
+        return told | {"views": [int(row.get("views") or 0) for row in rows]}
 
-    def _answer(self, uid: str, key: str, place: str) -> dict[str, str]:
+    def _answer(self, uid: str, key: str, place: str) -> dict[str, Any]:
         try:
-            return {"uid": uid, "key": key, "status": self._one(uid, key, place)}
+            entry = self._one(uid, key, place)
+            return {"uid": uid, "key": key} | {name: entry.get(name) for name in ("status", "reason", "views")}
         except UserError as error:  # wrong settings fail for every object alike: the step ends, with this one message
             return {"uid": uid, "key": key, "status": MISTAKE, "message": error.message, "mend": error.mend}
 
-    def _one(self, uid: str, key: str, place: str) -> str:
+    def _one(self, uid: str, key: str, place: str) -> dict[str, Any]:
         pieces = self.work.pieces
         if pieces.done(key):  # a block is repeated as a whole when its actor died
-            return pieces.entry(key)["status"]
-        # Ray repeats a task whose actor died, without end; an object that kills its actor twice is given up.
+            return pieces.entry(key)
+        # Ray repeats a task whose actor died, without end; an object that kills its actor twice is given up. An actor that ended
+        # with its whole node does not count.
         attempts = pieces.attempt(key, self.session)
         entry: dict[str, Any] = {"uid": uid, "reason": "", "detail": "", "attempts": attempts, "worker": self.worker}
         entry |= {"seed": seed_for(self.work.sampling.seed, uid), "key": key}
@@ -193,7 +203,9 @@ class GenerateActor:
                 result = None
                 entry |= _failed(reason_of(error), f"{type(error).__name__}: {error}")
         pieces.write(key, entry | {"seconds": time.monotonic() - started}, result)
-        return entry["status"]
+        if entry["status"] != "ok":
+            logs.failed(uid, entry["reason"], entry["detail"], entry["attempts"])
+        return entry
 
     def _generated(self, generator: Generator, shown: ViewSet) -> ViewSet:
         work = self.work

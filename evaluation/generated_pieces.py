@@ -12,10 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from infra.attempts import Attempts
 from infra.storage import Location
 from rendering.view_set import ViewSet
 from rendering.views import SCHEMA, to_table
 
+_ENDING = ".parquet"
 LEDGER = pa.schema(
     [
         ("uid", pa.string()),
@@ -63,24 +65,29 @@ class Pieces:
     columns: pa.Schema = LEDGER
 
     def _file(self, key: str) -> Location:
-        return self.place / f"{key}.parquet"
+        return self.place / f"{key}{_ENDING}"
 
     def done(self, key: str) -> bool:
         file = self._file(key)
         if not file.exists():
             return False
-        written = file.fs.get_file_info(file.path).mtime_ns or 0
-        if self.fresh_since is not None and written / 1e9 < self.fresh_since:
+        return self._counts(key, (file.fs.get_file_info(file.path).mtime_ns or 0) / 1e9)
+
+    def missing(self, tasks: list[dict[str, str]]) -> list[dict[str, str]]:
+        """The tasks (each with its `key`) whose piece does not count as done, from one listing: asking for each costs a
+        request an object on an object store."""
+        written = {entry.name.removesuffix(_ENDING): entry.mtime for entry in self.place.children() if entry.name.endswith(_ENDING)}
+        return [task for task in tasks if not self._counts(task["key"], written.get(task["key"]))]
+
+    def _counts(self, key: str, written: float | None) -> bool:
+        if written is None or (self.fresh_since is not None and written < self.fresh_since):
             return False
         return not self.retry_failed or self.entry(key)["status"] == "ok"
 
     def attempt(self, key: str, session: str) -> int:
-        """Count one more try of this object in this session (one call of the step); 1 at first."""
-        marker = self.place / f"{key}.attempts.json"
-        before = marker.read_json() if marker.exists() else {}
-        count = before["count"] + 1 if before.get("session") == session else 1
-        marker.write_json({"session": session, "count": count})
-        return count
+        """Count one more try of this object in this session (one call of the step); 1 at first. Tries that ended with their whole
+        node are left out."""
+        return Attempts(self.place, session).begin(key) + 1
 
     def write(self, key: str, entry: dict[str, Any], views: ViewSet | None) -> None:
         made = None if views is None else to_table(views)
@@ -104,7 +111,7 @@ class Pieces:
 
     def names(self) -> set[str]:
         """Keys of all pieces there are, from one listing."""
-        return {entry.name.removesuffix(".parquet") for entry in self.place.children() if entry.name.endswith(".parquet")}
+        return {entry.name.removesuffix(_ENDING) for entry in self.place.children() if entry.name.endswith(_ENDING)}
 
     def remove(self, key: str) -> None:
         self._file(key).delete()

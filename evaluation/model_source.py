@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from infra.errors import UserError
+from infra.scratch import scratch_folder
 from infra.storage import Location, sha256_of_tree
 from training.served import TRAINED_UIDS
 
@@ -57,7 +57,7 @@ class ModelSource:
 
     def trained_uids(self) -> list[str] | None:
         """The objects this version was trained on, as registered with it; None for a model that does not tell."""
-        with tempfile.TemporaryDirectory(prefix="mvforge-model-") as scratch:
+        with scratch_folder("model") as scratch:
             listed = self.open(Path(scratch)) / TRAINED_UIDS
             return json.loads(listed.read_text()) if listed.exists() else None
 

@@ -17,6 +17,7 @@ from evaluation.hull import HullFailure
 from evaluation.meshing.pipeline import Report, reconstruct
 from evaluation.meshing.settings import ReconstructConfig
 from evaluation.pieces import Pieces, key_of
+from infra import logs
 from infra.fanout import fan_out
 from infra.job import Job, Summary
 from infra.storage import Location
@@ -64,7 +65,8 @@ def run(config: ReconstructConfig, *, views: Location, out: Location, job: Job) 
     job.run.params({"reconstruct": asdict(config)})
     pieces = Pieces.of(job, out)
     rows = []
-    for uid, result in fan_out(reconstruct_object, uids, job, "reconstruct", config=config, views=views, pieces=pieces, out=out):
+    constants = {"config": config, "views": views, "pieces": pieces, "out": out}
+    for uid, result in fan_out(reconstruct_object, uids, job, "reconstruct", lambda row: (row["status"], row["reason"]), **constants):
         rows.append(_failed(uid, type(result).__name__, str(result)) if isinstance(result, Exception) else result)
     rows.sort(key=lambda row: row["uid"])
     (out / "ledger.parquet").write_table(pa.Table.from_pylist(rows, schema=LEDGER))
@@ -94,6 +96,8 @@ def reconstruct_object(uid: str, *, config: ReconstructConfig, views: Location, 
         row, glb = _mesh(raw, config)
         row["seconds"] = round(time.monotonic() - started, 3)
         pieces.write(key, row, glb)
+        if row["status"] != "ok":
+            logs.failed(uid, row["reason"], row["detail"])
     if row["status"] == "ok":
         (out / f"{uid}.glb").write_bytes(pieces.file(key).read_bytes())
     else:

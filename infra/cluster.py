@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 90.0
 DASHBOARD_PORT = 8265  # where `ray job submit` looks by itself
 STOP_TIMEOUT_S = 6.0
+JOB_STOP_S = 40  # more than infra.notice gives a training
 
 
 def home() -> Path:
@@ -113,20 +114,32 @@ def check_shared(store: Location, tracking_uri: str) -> None:
     token = store / f".probe-{uuid.uuid4().hex}"
     token.write_text("visible")
     try:
-        see = ray.remote(num_cpus=0)(_sees)
-        answers = {
-            node["NodeManagerHostname"]: see.options(
-                scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(token)
+        see = ray.remote(num_cpus=0, max_retries=0)(_sees)
+        # By address: names need not differ, and several nodes may be on one machine.
+        answers = [
+            (
+                f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
+                see.options(
+                    scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                ).remote(token),
+            )
             for node in nodes
-        }
-        blind = [name for name, answer in answers.items() if not ray.get(answer)]
+        ]
+        blind = [name for name, answer in answers if not _answered(answer)]
     finally:
         token.delete()
     if blind:
         raise UserError(
             f"the store {store} is not visible on {', '.join(sorted(blind))}", "use a shared file system or an s3:// URL as the store"
         )
+
+
+def _answered(answer: "ray.ObjectRef[bool]") -> bool:
+    """What a node saw; one that is lost before it answers is no longer asked."""
+    try:
+        return bool(ray.get(answer))
+    except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
+        return True
 
 
 def _sees(place: Location) -> bool:
@@ -198,6 +211,8 @@ def start_head() -> Head:
     environment = {
         **os.environ,
         "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"),
+        # A job that is stopped has a training write a checkpoint; after Ray's 3 seconds it would be killed in the middle of it.
+        "RAY_JOB_STOP_WAIT_TIME_S": os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", str(JOB_STOP_S)),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     command = [

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from infra.metrics import Meter, Tally
 from infra.progress import Progress
 from infra.storage import Location
 
@@ -33,6 +34,17 @@ class Summary:
     rejected: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Failed items by reason, where the step tells."""
+        told = self.facts.get("reasons")
+        return {str(reason): n for reason, n in told.items() if isinstance(n, int)} if isinstance(told, dict) else {}
+
+    @property
+    def tally(self) -> Tally:
+        """The counts, for the metrics."""
+        return Tally(self.completed, self.failed, self.rejected, self.reasons)
+
 
 class Run(Protocol):
     """A tracking run as steps see it; `infra.tracking.TrackedRun` writes to MLflow, `SilentRun` nowhere."""
@@ -41,6 +53,8 @@ class Run(Protocol):
     def run_id(self) -> str | None: ...
     @property
     def tracking_uri(self) -> str | None: ...
+    @property
+    def buffered(self) -> int: ...
 
     def params(self, values: dict[str, Any]) -> None: ...
     def metrics(self, values: dict[str, float], step: int = 0) -> None: ...
@@ -55,6 +69,7 @@ class SilentRun:
 
     run_id: str | None = None
     tracking_uri: str | None = None
+    buffered: int = 0
 
     def params(self, values: dict[str, Any]) -> None:
         pass
@@ -86,6 +101,7 @@ class Job:
         retry_failed: pieces in `cache` that record a failure are ignored and tried again.
         build_id: identity of the build in progress; unchanged when an interrupted build is continued.
         run: where parameters, metrics and artifacts are tracked.
+        meter: where figures for Prometheus are posted, by the driver only.
     """
 
     resources: Resources = Resources()
@@ -94,6 +110,8 @@ class Job:
     retry_failed: bool = False
     build_id: str = "local"
     run: Run = field(default_factory=SilentRun)
+    meter: Meter = field(default_factory=Meter)
 
     def progress(self, description: str, total: int, unit: str = "obj", done: int = 0) -> Progress:
-        return Progress(description, total, unit, done)
+        self.meter.kept(done)
+        return Progress(description, total, unit, done, self.meter.queue)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -19,9 +19,13 @@ class Progress:
     `LOG_EVERY_S` seconds and one at the end, because carriage returns make logs unreadable.
     """
 
-    def __init__(self, description: str, total: int, unit: str = "it", done: int = 0) -> None:
+    def __init__(
+        self, description: str, total: int, unit: str = "it", done: int = 0, left: Callable[[int], None] = lambda count: None
+    ) -> None:
+        """`left` is told how many items are still to do, whenever that changes."""
         self.description, self.total, self.unit = description, total, unit
-        self.done, self._initial = done, done
+        self.done, self._initial, self._left = done, done, left
+        left(max(0, total - done))
         self._started = self._last_line = time.monotonic()
         self._note = ""
         self._bar = tqdm(total=total, initial=done, desc=description, unit=unit) if sys.stderr.isatty() else None
@@ -29,6 +33,7 @@ class Progress:
     def update(self, count: int = 1, note: str = "") -> None:
         """Add finished items; `note` (for example `failed 2`) stays visible until replaced."""
         self.done += count
+        self._left(max(0, self.total - self.done))
         self._note = note or self._note
         if self._bar is not None:
             self._bar.set_postfix_str(self._note, refresh=False)

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from infra.errors import UserError
+from infra.scratch import scratch_folder
 
 COPY_BYTES = 8 << 20
 
@@ -170,7 +170,7 @@ class Location:
                 with open(temporary, "rb") as stream:
                     os.fsync(stream.fileno())
             return
-        with tempfile.TemporaryDirectory(prefix="mvforge-") as folder:
+        with scratch_folder("copy") as folder:
             local = Path(folder) / "data"
             yield local
             with open(local, "rb") as source, self.fs.open_output_stream(self.path) as target:
@@ -184,13 +184,13 @@ class Location:
         self.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
     def read_table(self, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
-        """A Parquet file as a table."""
-        return pq.read_table(self.path, columns=columns, filters=filters, filesystem=self.fs)
+        """A Parquet file as a table. Raises OSError when its content does not match the checksums written with it."""
+        return pq.read_table(self.path, columns=columns, filters=filters, filesystem=self.fs, page_checksum_verification=True)
 
     def write_table(self, table: pa.Table, **options: Any) -> None:
-        """Write a table as Parquet, atomically; `options` go to `pyarrow.parquet.write_table`."""
+        """Write a table as Parquet with checksums, atomically; `options` go to `pyarrow.parquet.write_table`."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, **options)
+        pq.write_table(table, sink, write_page_checksum=True, **options)
         self.write_bytes(sink.getvalue().to_pybytes())
 
     def upload(self, source: Path) -> None:
@@ -219,7 +219,7 @@ class Location:
         if self.is_local:
             yield self.local_path()
             return
-        with tempfile.TemporaryDirectory(prefix="mvforge-") as folder:
+        with scratch_folder("copy") as folder:
             target = Path(folder) / (self.name or "data")
             self.download(target)
             yield target

@@ -2,15 +2,21 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
+from infra import logs
 from infra.errors import UserError
+from infra.notice import STATUS, Preempted
+from pipelines.commands.chaos_verbs import add_chaos_verb
 from pipelines.commands.keep_verbs import add_keep_verbs
 from pipelines.commands.model_verbs import add_model_verbs
+from pipelines.commands.notice_verbs import add_notice_verb
 from pipelines.commands.plan_verbs import add_planning_verbs
 from pipelines.commands.report_verb import add_report_verb
+from pipelines.commands.tracking_verbs import add_tracking_verbs
 from pipelines.commands.verbs import add_head_verbs, add_prove_verb, add_step_verbs, add_tool_verbs, add_train_verb
 
 EPILOG = """examples:
@@ -47,28 +53,52 @@ def parser() -> argparse.ArgumentParser:
         add_model_verbs,
         add_keep_verbs,
         add_planning_verbs,
+        add_tracking_verbs,
+        add_notice_verb,
+        add_chaos_verb,
     ):
         add(verbs)
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status: 0 fine, 1 a step failed, 2 a mistake the user can mend, 130 interrupted."""
+    """Run one verb; returns the exit status: 0 fine, 1 a step failed, 2 a mistake the user can mend, 75 told to end by SIGTERM,
+    130 interrupted."""
     options = parser().parse_args(arguments)
+    try:
+        with logs.configured(options.log_format, until_exit=arguments is None):
+            return _run(options)
+    except UserError as error:  # of the logging itself
+        return _refused(options, error)
+
+
+def _refused(options: argparse.Namespace, error: UserError) -> int:
+    logs.say(f"mvforge: {error}", logging.ERROR)
+    if options.json:
+        print(json.dumps({"error": error.message, "mend": error.mend}))
+    return 2
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         result = options.run(options)
     except UserError as error:
-        print(f"mvforge: {error}", file=sys.stderr)
-        if options.json:
-            print(json.dumps({"error": error.message, "mend": error.mend}))
-        return 2
+        return _refused(options, error)
     except BrokenPipeError:
         # The reader (`| head`) has seen enough; nothing may be flushed into the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Preempted as error:
+        logs.say(f"mvforge: {error}; run the same command again to go on", logging.WARNING)
+        return STATUS
     except KeyboardInterrupt:
-        print("mvforge: interrupted; run the same command again to go on", file=sys.stderr)
+        logs.say("mvforge: interrupted; run the same command again to go on", logging.WARNING)
         return 130
+    except Exception:
+        if not logs.is_json():
+            raise
+        logging.getLogger("mvforge").exception("mvforge %s ended with an error", options.verb)
+        return 1
     if options.json:
         print(json.dumps(result, indent=2, sort_keys=True))
     return int(options.status(result))

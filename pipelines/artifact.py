@@ -134,6 +134,12 @@ class Store:
         (folder / "record.json").write_json(record.to_json() | schema_note())
         (folder / "building.json").delete()
 
+    def amend(self, record: Record) -> None:
+        """Correct a fact in the record of a finished build, if it is still the finished one of its label."""
+        current = self.record(record.step, record.label)
+        if current is not None and current.build_id == record.build_id:
+            (self.folder(record.step, record.label) / "record.json").write_json(record.to_json() | schema_note())
+
     def building(self, step: str, label: str) -> Building | None:
         place = self.folder(step, label) / "building.json"
         if not place.exists():

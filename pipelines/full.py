@@ -17,4 +17,5 @@ if __name__ == "__main__":
     arguments = sys.argv[1:]
     if not arguments or arguments[0].startswith("-") and "-h" not in arguments and "--help" not in arguments:
         arguments = ["tiny", *arguments]
-    sys.exit(main(["run", *arguments]))
+    sys.argv[1:] = ["run", *arguments]
+    sys.exit(main())

@@ -5,6 +5,7 @@ store it is last-writer-wins with a read-back, which leaves a window of a second
 cannot corrupt anything, because pieces are atomic and builds have their own folders.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -136,7 +137,9 @@ class Lease:
 
     def _heartbeat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
-            if not self.is_held():
-                return
-            self._holder = Holder(**{**asdict(self._holder), "heartbeat": time.time()})
-            self._write()
+            # A full disk or a store that does not answer may pass; a heart that stopped beating then would give the lease away.
+            with contextlib.suppress(OSError):
+                if not self.is_held():
+                    return
+                self._holder = Holder(**{**asdict(self._holder), "heartbeat": time.time()})
+                self._write()

@@ -15,6 +15,7 @@ from rendering.fetch import FetchConfig
 from rendering.render import RenderConfig
 from training.config import TrainConfig
 from training.encode import EncodeConfig
+from training.lookup import method_named
 from training.register import RegisterConfig
 
 
@@ -51,6 +52,23 @@ class Recipe:
     resources: dict[str, Resources] = field(default_factory=dict)
     encode_on_the_fly: bool = False
     max_failed_fraction: float = 0.5
+
+    def step_names(self) -> list[str]:
+        """Names of all steps in order, as `pipelines.graph.build` makes them; nothing is built or read.
+
+        Raises:
+            UserError: an unknown method.
+        """
+        stages = method_named(self.method).stages
+        encoders = list(dict.fromkeys(stage.encodes_with for stage in stages if stage.encodes_with))
+        names = ["catalog", "fetch", "render", "curate"]
+        for stage in stages:
+            own = self.train.get(stage.name)
+            if stage.encodes_with and not (self.encode_on_the_fly or (own is not None and own.encode_on_the_fly)):
+                name = "encode" if len(encoders) == 1 else f"encode.{stage.encodes_with}"
+                names += [] if name in names else [name]
+            names.append(f"train.{stage.name}")
+        return [*names, "register", "generate", "reconstruct", "score", "gate", "report"]
 
     def resources_for(self, step: str) -> Resources:
         """Resources of a step: its own entry, its family's, or the default."""

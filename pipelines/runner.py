@@ -1,14 +1,17 @@
 """The run loop: for each step in order decide, lease, run, record. Steps themselves know nothing of this."""
 
+import contextlib
 import logging
-import sys
 import time
 import traceback
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from infra import logs, nodes
 from infra.errors import UserError
 from infra.job import Job, Run, SilentRun, Summary
+from infra.metrics import measured
+from infra.notice import Preempted
 from pipelines.artifact import Record, Store
 from pipelines.dag import Decision, Step, check_order, decide, decide_all
 from pipelines.fingerprint import canonical
@@ -124,16 +127,18 @@ def _build(decision: Decision, kind: str, label: str, store: Store, tracking: Tr
     step = decision.step
     assert decision.fingerprint is not None
     folder = store.folder(step.name, label)
-    with Lease(folder / "lease.json", f"{step.name} under label '{label}'", wait, say) as lease:
+    with Lease(folder / "lease.json", f"{step.name} under label '{label}'", wait, say) as lease, contextlib.ExitStack() as told:
         if kind == "build":
             # Another driver may have finished it while we waited.
             ready = store.find(step.name, decision.fingerprint, label)
             if ready is not None:
                 return ready
         building = store.open_build(step.name, label, decision.fingerprint, kind)
+        told.enter_context(logs.working_on(step=step.name, label=label, build=building.build_id))
+        meter = told.enter_context(measured(step.name, label))
         say(f"[{step.name}] {decision.reason if kind == 'build' else kind} -> {(folder / building.build_id).shown}")
         run_ = tracking.step_run(step, label, building.build_id)
-        started = time.time()
+        started, gone = time.time(), nodes.lost()
         job = Job(
             resources=step.resources,
             cache=store.cache(step.name),
@@ -141,6 +146,7 @@ def _build(decision: Decision, kind: str, label: str, store: Store, tracking: Tr
             run=run_,
             fresh_since=building.started_at if kind == "rerun" else None,
             retry_failed=kind == "retry-failed",
+            meter=meter,
         )
         try:
             summary = step.run(step.config, **_locations(step, store, finished), out=folder / building.build_id, job=job)
@@ -149,9 +155,15 @@ def _build(decision: Decision, kind: str, label: str, store: Store, tracking: Tr
                 raise UserError(f"the lease of {step.name} was taken over while this process was suspended", "let the other driver finish")
         except BaseException as error:
             text = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception_only(error)).strip()
-            store.note_building(step.name, label, replace(building, failure=text[-2000:] or type(error).__name__))
+            # Nothing failed in a step that was told to end: it is interrupted, and `status` says so.
+            failure = None if isinstance(error, Preempted) else text[-2000:] or type(error).__name__
+            with contextlib.suppress(OSError):  # a full disk takes no note either; what went wrong is raised below
+                store.note_building(step.name, label, replace(building, failure=failure))
+            if logs.is_json():  # people see the traceback, or what there is to mend
+                log.error("%s failed: %s", step.name, text, exc_info=error)
             tracking.end_step(run_, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
+        lost = {"lost_nodes": count} if (count := len(nodes.lost() - gone)) else {}
         record = Record(
             step=step.name,
             label=label,
@@ -163,13 +175,14 @@ def _build(decision: Decision, kind: str, label: str, store: Store, tracking: Tr
             completed=summary.completed,
             failed=summary.failed,
             rejected=summary.rejected,
-            facts=summary.facts,
+            facts=summary.facts | lost,
             started_at=started,
             seconds=round(time.time() - started, 3),
             run_id=run_.run_id,
         )
         old = store.record(step.name, label)
         store.commit(record)
+        meter.settle(summary.tally)
         tracking.end_step(run_, "FINISHED")
         if old is not None and old.build_id != record.build_id:
             # Readers of the replaced build are steps below, which are stale now; nothing else refers to it.
@@ -202,4 +215,4 @@ def _check_failures(step: Step, summary: Summary) -> None:
 
 def say(text: str) -> None:
     """One line for the person watching; stdout is kept for results."""
-    print(text, file=sys.stderr, flush=True)
+    logs.say(text)

@@ -11,6 +11,7 @@ from infra.errors import UserError
 
 R = TypeVar("R")
 
+RESOURCES = "resources"
 # Short names for what people change most.
 ALIASES = {"source": "catalog.source", "objects": "catalog.count"}
 
@@ -32,6 +33,29 @@ def keys_of(value: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def settable(recipe: Any) -> dict[str, Any]:
+    """`keys_of` a recipe, and the resources of every step, also of those that have the default or their family's."""
+    return keys_of(recipe) | {f"{RESOURCES}.{name}.{key}": value for name in _steps(recipe) for key, value in _fields(recipe, name)}
+
+
+def _steps(recipe: Any) -> list[str]:
+    """Steps without an entry of their own; anything else that has settings but no steps has none."""
+    return [name for name in recipe.step_names() if name not in recipe.resources] if hasattr(recipe, "step_names") else []
+
+
+def _fields(recipe: Any, step: str) -> list[tuple[str, Any]]:
+    return list(keys_of(recipe.resources_for(step)).items())
+
+
+def _with_entry(recipe: R, key: str) -> R:
+    """The recipe with an entry for the step whose resources `key` names: that step alone is changed, not its family."""
+    owner: Any = recipe
+    for name in _steps(owner):
+        if key.rpartition(".")[0] == f"{RESOURCES}.{name}":
+            return dataclasses.replace(owner, resources={**owner.resources, name: owner.resources_for(name)})
+    return recipe
+
+
 def apply(recipe: R, settings: list[str]) -> R:
     """A copy of the recipe with `key=value` settings applied, in order.
 
@@ -43,21 +67,23 @@ def apply(recipe: R, settings: list[str]) -> R:
         if not mark:
             raise UserError(f"'{setting}' is not of the form key=value", "for example --set render.resolution=128")
         key = ALIASES.get(key, key)
-        valid = keys_of(recipe)
+        valid = settable(recipe)
         if key not in valid:
             near = difflib.get_close_matches(key, [*valid, *ALIASES], n=1, cutoff=0.4)
             raise UserError(
                 f"there is no setting '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""),
                 "mvforge run NAME --settings lists them all",
             )
-        recipe = _replaced(recipe, key.split("."), text, key)
+        recipe = _replaced(_with_entry(recipe, key), key.split("."), text, key)
     return recipe
 
 
 def _replaced(value: Any, path: list[str], text: str, key: str) -> Any:
     name, rest = path[0], path[1:]
     if isinstance(value, dict):
-        # Keys of dictionaries may hold dots themselves; stage names do not.
+        # Keys of dictionaries may hold dots themselves, as `train.unet1` does: the longest that fits is meant.
+        length = next(n for n in range(len(path), 0, -1) if ".".join(path[:n]) in value)
+        name, rest = ".".join(path[:length]), path[length:]
         return {**value, name: _replaced(value[name], rest, text, key)} if rest else {**value, name: _parsed(text, type(value[name]), key)}
     if rest:
         return dataclasses.replace(value, **{name: _replaced(getattr(value, name), rest, text, key)})

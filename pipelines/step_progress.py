@@ -10,7 +10,7 @@ from infra.storage import Entry, Location
 from pipelines.artifact import Building, Store
 from pipelines.lease import Holder
 from rendering.render_status import render_status
-from training.checkpoint_manifest import MANIFEST
+from training.checkpoint_age import whole_checkpoints
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,9 @@ def _rendering(store: Store, out: Location) -> Progress | None:
 
 def _training(out: Location, build_id: str, holder: Holder | None, total: int | None) -> Progress | None:
     """By whole checkpoints: figures between two of them are in the tracking store and the log."""
-    place, marks = out / "state" / build_id, []
-    for entry in place.children():
-        if not entry.name.startswith("step-"):
-            continue
-        info = (place / entry.name / MANIFEST).fs.get_file_info((place / entry.name / MANIFEST).path)
-        if info.is_file:
-            marks.append((int(entry.name.split("-")[1]), (info.mtime_ns or 0) / 1e9))
+    marks = whole_checkpoints(out / "state" / build_id)
     if not marks:
         return Progress("steps", 0, total, note="no checkpoint yet")
-    marks.sort()
     step, at = marks[-1]
     rate = left = None
     # Two checkpoints of this attempt, or the time between them is partly that of the interruption.

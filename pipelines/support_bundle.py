@@ -17,6 +17,7 @@ from infra.redaction import known_secrets, redact, shown_environment
 from infra.storage import Location
 from pipelines.artifact import Store
 from pipelines.references import BUILD, labels, steps
+from pipelines.support_metrics import figures
 
 NOTES = ("record.json", "building.json", "lease.json")
 INSIDE = ("progress.json", "stopped.json", "summary.json", "version.json", "statistics.json")
@@ -63,6 +64,7 @@ def gather(store: Store, label: str | None, home: Path, recipe: Callable[[Bundle
     if recipe is not None:
         bundle.part("recipe", recipe, bundle)
     bundle.part("store", _store, bundle, store, label)
+    bundle.part("metrics", _metrics, bundle)
     bundle.part("head log", lambda: _logs(bundle, "logs/mvforge", home, sorted(home.glob("*.log"))))
     bundle.part("Ray's logs", lambda: _logs(bundle, "logs/ray", _ray_folder(), _ray_logs()))
     if bundle.failures:
@@ -123,6 +125,11 @@ def reasons(ledger: Location) -> dict[str, Any]:
     table: pa.Table = ledger.read_table(columns=chosen) if chosen else ledger.read_table()
     counts = Counter(tuple(str(value) for value in row.values() if value) for row in table.to_pylist()) if chosen else Counter()
     return {"rows": len(table), "counts": {" ".join(key) or "none": count for key, count in counts.most_common(200)}}
+
+
+def _metrics(bundle: Bundle) -> None:
+    for name, text in figures(_ray_folder().parents[1]):
+        bundle.text(f"metrics/{name}", text)
 
 
 def _logs(bundle: Bundle, folder: str, root: Path, paths: list[Path]) -> None:

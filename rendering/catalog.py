@@ -1,7 +1,6 @@
 """[step] Which objects there are: a table of uids with licence, attribution, duplicate group and split."""
 
 import hashlib
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import pyarrow as pa
 
 from infra.errors import UserError
 from infra.job import Job, Summary
+from infra.scratch import scratch_folder
 from infra.storage import Location
 from rendering.annotation_tables import read_captions, read_scores
 from rendering.licences import LicencePolicy
@@ -209,7 +209,7 @@ def _index_folder(job: Job) -> Iterator[Path]:
     if job.cache is not None and job.cache.is_local:
         yield (job.cache / "index").local_path()
         return
-    with tempfile.TemporaryDirectory(prefix="mvforge-index-") as folder:
+    with scratch_folder("index") as folder:
         yield Path(folder)
 
 

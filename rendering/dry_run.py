@@ -54,7 +54,7 @@ def dry_run(objects: int, workers: int = 2, folder: Path | None = None) -> dict[
     """
     with tempfile.TemporaryDirectory(prefix="mvforge-dry-") as scratch:
         place = Location(str((folder or Path(scratch)).absolute()))
-        _write_manifest(place / "meshes" / "meshes.parquet", objects)
+        write_manifest(place / "meshes" / "meshes.parquet", objects)
         job = Job(resources=Resources(workers=workers), cache=place / "cache")
         with _Memory() as memory:
             started, worked = time.perf_counter(), time.process_time()
@@ -72,8 +72,8 @@ def dry_run(objects: int, workers: int = 2, folder: Path | None = None) -> dict[
     }
 
 
-def _write_manifest(place: Location, objects: int) -> None:
-    """What the fetch step would have written, without any file behind it."""
+def write_manifest(place: Location, objects: int) -> None:
+    """A `meshes.parquet` as the fetch step would have written it, without any file behind it."""
     with place.writing() as file, pq.ParquetWriter(file, MANIFEST) as writer:
         for start in range(0, objects, ROWS_AT_ONCE):
             rows = list(_rows(start, min(start + ROWS_AT_ONCE, objects)))

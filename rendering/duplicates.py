@@ -1,22 +1,29 @@
-"""Objects that look the same, found in the whole set at the cost of one matrix product.
+"""Objects that look the same, found in the whole set without comparing every pair.
 
 The exact comparison (`fingerprint.likeness`) tries every relative turn, far too slow for every pair of a large set.
 Turning an object moves its pictures around the ring, which leaves the magnitudes of their Fourier transform along the
 ring as they are. The distance of those magnitudes therefore bounds the difference from below, whatever the turn, and
 so does that of each hash bit's mean. Only pairs within both bounds are compared, so exactly the same pairs are found.
+
+Nor are the bounds computed for every pair, whose number grows with the square of the set: distances along the few directions
+in which the magnitudes differ most are no larger than the whole distance, so pairs that are far apart there (found by a k-d
+tree) need no look.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from rendering.fingerprint import Fingerprint, Likeness, likeness
 
 # Fewer views than this are no ring, and random ones of two objects show no common side.
 SHORTEST_RING = 4
 FREQUENCIES = 5
-AT_ONCE = 256
+AT_ONCE, PAIRS_AT_ONCE = 256, 16_384
+# Beyond some ten dimensions a k-d tree looks at nearly everything.
+DIRECTIONS = 8
 ROUNDING = 1e-5
 
 
@@ -32,19 +39,33 @@ def alike_pairs(prints: Sequence[Fingerprint | None], max_bits: float, max_colou
 
 
 def _candidates(prints: Sequence[Any], max_bits: float, max_colour: float) -> Iterator[tuple[int, int]]:
-    """The pairs (i < j) that the bounds leave; float32 throughout, `AT_ONCE` rows of the distance matrix at a time."""
+    """The pairs (i < j) that the bounds leave, in order; `AT_ONCE` objects and their neighbours at a time."""
     spectra = np.stack([spectrum(one) for one in prints])
     covers = np.array([one.thumbnails[..., 3].mean() for one in prints], np.float32) / np.float32(255)
     bits = np.stack([one.hashes.mean(0) for one in prints]).astype(np.float32)
-    squares = (spectra**2).sum(1)
+    # No pair within the bound below is farther apart than this.
+    reach = float(np.sqrt(max_colour**2 * 2 * covers.max() + ROUNDING)) * (1 + ROUNDING)
+    seen = _projected(spectra)
+    tree = KDTree(seen)
     for start in range(0, len(prints), AT_ONCE):
-        chunk = slice(start, start + AT_ONCE)
-        distance = squares[chunk, None] + squares[None, start:] - 2 * spectra[chunk] @ spectra[start:].T
-        # likeness divides by the pixels that either of the two covers, which are at most those of both together.
-        near = distance <= max_colour**2 * (covers[chunk, None] + covers[None, start:]) + ROUNDING
-        ones, others = np.nonzero(np.triu(near, 1))
-        close = np.abs(bits[start + ones] - bits[start + others]).sum(1) <= max_bits + ROUNDING
-        yield from zip(start + ones[close], start + others[close], strict=True)
+        near = tree.query_ball_point(seen[start : start + AT_ONCE], reach, return_sorted=True)
+        ones = np.repeat(np.arange(start, start + len(near)), [len(found) for found in near])
+        others = np.concatenate([np.asarray(found, np.int64) for found in near])
+        ones, others = ones[others > ones], others[others > ones]
+        for part in range(0, len(ones), PAIRS_AT_ONCE):
+            one, other = ones[part : part + PAIRS_AT_ONCE], others[part : part + PAIRS_AT_ONCE]
+            distance = ((spectra[one] - spectra[other]) ** 2).sum(1)
+            # likeness divides by the pixels that either of the two covers, which are at most those of both together.
+            close = distance <= max_colour**2 * (covers[one] + covers[other]) + ROUNDING
+            close &= np.abs(bits[one] - bits[other]).sum(1) <= max_bits + ROUNDING
+            yield from zip(one[close], other[close], strict=True)
+
+
+def _projected(spectra: np.ndarray) -> np.ndarray:
+    """The vectors along the `DIRECTIONS` orthonormal directions in which they differ most: distances never grow by it."""
+    centred = (spectra - spectra.mean(0)).astype(np.float64)
+    _, directions = np.linalg.eigh(centred.T @ centred)
+    return centred @ directions[:, -DIRECTIONS:]
 
 
 def spectrum(one: Fingerprint) -> np.ndarray:

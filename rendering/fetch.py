@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 
 import pyarrow as pa
 import ray
 
 from infra.errors import UserError
+from infra.fanout import in_tasks
 from infra.job import Job, Summary
 from infra.storage import Location
 from rendering import catalog as catalog_step
@@ -58,10 +60,17 @@ def run(config: FetchConfig, *, catalog: Location, out: Location, job: Job) -> S
         for finished in _on_ray(work, job) if ray.is_initialized() else _on_threads(work):
             rows += finished
             failed += sum(row["status"] == FAILED for row in finished)
+            _post(finished, job)
             progress.update(len(finished), f"failed {failed}" if failed else "")
     carry_excluded(catalog, out)
     (out / MESHES).write_table(pa.Table.from_pylist(sorted(rows, key=lambda row: row["uid"]), schema=SCHEMA))
     return _summary(rows)
+
+
+def _post(rows: list[Row], job: Job) -> None:
+    for row in rows:
+        job.meter.items(row["status"], 1, row["reason"])
+    job.meter.bytes(sum(row["bytes"] or 0 for row in rows if row["status"] == OK))
 
 
 def _at_a_time(objects: list[ObjectRef], config: FetchConfig, job: Job) -> tuple[int, int]:
@@ -111,17 +120,11 @@ def _on_threads(work: list[Share]) -> Iterator[list[Row]]:
 
 def _on_ray(work: list[Share], job: Job) -> Iterator[list[Row]]:
     """The shares as Ray tasks, a few at a time; a share whose worker dies for good becomes failed rows."""
-    task = ray.remote(num_cpus=job.resources.cpus)(fetch_share)
-    waiting = list(reversed(work))
-    running: dict[ray.ObjectRef, Share] = {}
-    while waiting or running:
-        while waiting and len(running) < waiting[-1].shares:
-            share = waiting.pop()
-            running[task.remote(share)] = share
-        ready, _ = ray.wait(list(running))
-        for reference in ready:
-            share = running.pop(reference)
-            try:
-                yield ray.get(reference)
-            except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError) as error:
-                yield [failed_row(ref, FetchError("worker_died", str(error)[:300])) for ref in share.objects]
+    resources = replace(job.resources, gpus=0.0)
+    for share, result in in_tasks(fetch_share, work, resources, "fetch", at_once=work[0].shares if work else 1):
+        if isinstance(result, ray.exceptions.RayError) and not isinstance(result, ray.exceptions.RayTaskError):
+            yield [failed_row(ref, FetchError("worker_died", str(result)[:300])) for ref in share.objects]
+        elif isinstance(result, Exception):
+            raise result
+        else:
+            yield result

@@ -1,12 +1,13 @@
 """What one worker does with its share of a catalog: one row per object, whatever happens."""
 
 import hashlib
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from infra import logs
+from infra.scratch import scratch_folder
 from infra.storage import Location
 from rendering.fetch_config import FetchConfig
 from rendering.glb_header import check_file, content_sha256
@@ -45,7 +46,11 @@ def fetch_share(share: Share) -> list[Row]:
     """One row per object of the share, several downloads at a time."""
     pace = Pace(share.config.max_mb_per_s * 1e6 / share.shares)
     with ThreadPoolExecutor(max_workers=share.threads) as pool:
-        return list(pool.map(lambda ref: _fetch_row(ref, share, pace), share.objects))
+        rows = list(pool.map(lambda ref: _fetch_row(ref, share, pace), share.objects))
+    for row in rows:
+        if row["status"] == FAILED:
+            logs.failed(row["uid"], row["reason"], row["detail"])
+    return rows
 
 
 def _fetch_row(ref: ObjectRef, share: Share, pace: Pace) -> Row:
@@ -110,7 +115,7 @@ def _downloaded(ref: ObjectRef, share: Share, pace: Pace) -> Fetched:
     package_cache = Path(config.objaverse_cache) if config.objaverse_cache else objaverse.default_cache()
     if share.files.is_local:
         return objaverse.fetch_object(ref, share.files.local_path(), package_cache, config.policy, config.mirrors, pace)
-    with tempfile.TemporaryDirectory(prefix="mvforge-fetch-") as folder:
+    with scratch_folder("fetch") as folder:
         fetched = objaverse.fetch_object(ref, Path(folder), package_cache, config.policy, config.mirrors, pace)
         if Path(fetched.path).parent != Path(folder):
             return fetched  # Lies in the package's cache and stays there.

@@ -23,8 +23,9 @@ import ray.data
 
 from infra import cluster
 from infra.ahead import ahead
-from infra.errors import UserError
+from infra.errors import UserError, unwrapped
 from infra.job import Job, Summary
+from infra.nodes import Room, rows_while_room
 from infra.processes import start_time
 from infra.shards import shard_names
 from infra.storage import Location
@@ -34,7 +35,7 @@ from rendering.ledger import LEDGER, Ledger, ledger_row
 from rendering.pieces import DONE, FAILED, QUARANTINED, Piece, list_pieces, object_name, read_outcome, read_piece, remove_abandoned
 from rendering.render_actor import RUNS, MakeWorker, RenderActor, RenderTask
 from rendering.render_config import RenderConfig
-from rendering.render_progress import BlockProgress
+from rendering.render_progress import BlockProgress, Outcomes
 from rendering.render_status import Started
 from rendering.selection import carry_excluded
 from rendering.sheet import contact_sheet
@@ -79,8 +80,7 @@ def run(
         raise UserError(f"no mesh to render among {len(objects)} objects", "see the reasons in the fetch step's meshes.parquet")
     pieces = (job.cache or out) / "pieces" / config.digest()
     remove_abandoned(pieces, out)
-    found = list_pieces(pieces)
-    missing = _missing(config, objects, found, pieces, job)
+    found, missing = left_to_do(config, objects, pieces, job)
     limits = dataclasses.replace(limits or BlenderLimits(), gpu=config.device != "cpu")
     task = RenderTask(config, pieces, _run_id(), limits, make_worker)
     _start(config, objects, found, missing, job).write(out)
@@ -98,6 +98,12 @@ def run(
 def piece_of(config: RenderConfig, row: dict[str, Any]) -> str:
     """Name of an object's piece, without state and ending."""
     return object_name(row["uid"], row["sha256"], config.wants_mesh(row["split"]))
+
+
+def left_to_do(config: RenderConfig, objects: pa.Table, pieces: Location, job: Job) -> tuple[dict[str, Piece], pa.Table]:
+    """Pieces that there are, by object name, and the rows of `objects` (as `meshes.parquet` has them) to render now."""
+    found = list_pieces(pieces)
+    return found, _missing(config, objects, found, pieces, job)
 
 
 def _missing(config: RenderConfig, objects: pa.Table, found: dict[str, Piece], pieces: Location, job: Job) -> pa.Table:
@@ -155,15 +161,19 @@ def _render_missing(task: RenderTask, missing: pa.Table, found: dict[str, Piece]
             return
         cluster.attach()
         _remove_stale_notes(task.pieces / RUNS)
-        watched = BlockProgress(progress, task.notes)
-        with _quiet_ray_data(), _unwrapped_errors(), watched.watching():
+        outcomes = Outcomes(job.meter, len(task.config.views_of("check")))
+        watched = BlockProgress(progress, task.notes, outcomes)
+        with _quiet_ray_data(), unwrapped(), watched.watching():
             batches: Iterator[Any] = iter(
                 _dataset(task, missing, job).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
             )
-            for batch in batches:
+            gpus = gpus_per_worker(task.config, job)
+            for batch in rows_while_room(batches, Room("render", dataclasses.replace(job.resources, gpus=gpus))):
                 answers = batch.to_pylist()
                 for answer in answers:
                     found[answer["name"]] = Piece(answer["piece"], answer["state"], answer["reason"], time.time())
+                for block in {answer["block"] for answer in answers}:
+                    outcomes.tell(block, {each["name"]: each for each in answers if each["block"] == block}, answered=True)
                 watched.answer({answer["block"] for answer in answers}, len(answers), sum(answer["state"] != DONE for answer in answers))
         task.notes.delete()
 
@@ -231,24 +241,11 @@ def _quiet_ray_data() -> Iterator[None]:
     """Our own progress line replaces Ray Data's bars, which fill a job's log."""
     context = ray.data.DataContext.get_current()
     before, context.enable_progress_bars = context.enable_progress_bars, False
+    context.raise_original_map_exception = True  # else what a person is meant to read would not arrive
     try:
         yield
     finally:
         context.enable_progress_bars = before
-
-
-@contextlib.contextmanager
-def _unwrapped_errors() -> Iterator[None]:
-    """A `UserError` raised inside an actor arrives wrapped; hand on what the user is meant to read."""
-    try:
-        yield
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if isinstance(cause, UserError):
-            raise UserError(cause.message, cause.mend) from error
-        raise
 
 
 def _pack(config: RenderConfig, objects: pa.Table, found: dict[str, Piece], pieces: Location, out: Location) -> tuple[Ledger, int]:

@@ -1,20 +1,23 @@
 """What runs in a render worker process: manifest rows in, pieces written, short outcomes out.
 
 Ray restarts a dead actor and repeats the block of objects it had in hand, without end. A note per block says what of it
-is finished and how often the object in hand was begun, so nothing is rendered twice and a killer is given up.
+is finished and where the object in hand was begun, so nothing is rendered twice and a killer is given up. That an actor ended
+with its whole node is not held against the object.
 """
 
 import json
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
+from infra import logs
 from infra.errors import UserError
+from infra.nodes import here, still_there
 from infra.storage import Location
 from rendering.blender import BlenderLimits, BlenderWorker, Rendered, RenderFailure, RenderRequest
 from rendering.lights import lights_for
@@ -45,6 +48,7 @@ class RenderTask:
         pieces: where pieces go.
         run_id: tells notes of this run from those of a run that was killed.
         make_worker: called once per actor.
+        log: how the driver logs.
     """
 
     config: RenderConfig
@@ -52,6 +56,7 @@ class RenderTask:
     run_id: str
     limits: BlenderLimits = BlenderLimits()
     make_worker: MakeWorker = BlenderWorker
+    log: logs.Carried = field(default_factory=logs.carried)
 
     @property
     def notes(self) -> Location:
@@ -67,31 +72,34 @@ class RenderActor:
     """
 
     def __init__(self, task: RenderTask) -> None:
+        logs.adopt(task.log)
         self.task = task
         self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.node = here()
         self.worker = task.make_worker(task.limits)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
         block = f"{rows[0]['block']:06d}.json"
         place = self.task.notes / block
-        note = place.read_json() if place.exists() else {"finished": {}, "begun": None, "count": 0}
+        note = place.read_json() if place.exists() else {"finished": {}, "begun": None, "nodes": []}
         for row in rows:
             if row["name"] in note["finished"]:
                 continue
-            note["count"] = note["count"] + 1 if note["begun"] == row["name"] else 1
+            deaths = still_there(note["nodes"]) if note["begun"] == row["name"] else 0
+            note["nodes"] = [*(note["nodes"] if note["begun"] == row["name"] else []), self.node]
             note["begun"] = row["name"]
-            if note["count"] <= BEGINNINGS:
+            if deaths < BEGINNINGS:
                 _write_note(place, note)  # before the object is touched: it may be the last thing this process does
-            note["finished"][row["name"]] = self._finish(row, note["count"])
+            note["finished"][row["name"]] = self._finish(row, deaths)
         _write_note(place, note)
         return pa.Table.from_pylist([{"block": block, "name": row["name"], **note["finished"][row["name"]]} for row in rows], schema=ANSWER)
 
-    def _finish(self, row: dict[str, Any], begun: int) -> dict[str, Any]:
-        """Render one object and write its piece."""
-        if begun > BEGINNINGS:
-            detail = f"the actor died {begun - 1} times while rendering it, perhaps for want of memory"
-            result: Rendered | RenderFailure = RenderFailure(row["uid"], "worker_died", detail, attempts=begun - 1)
+    def _finish(self, row: dict[str, Any], deaths: int) -> dict[str, Any]:
+        """Render one object that so many actors died of in this run, and write its piece."""
+        if deaths >= BEGINNINGS:
+            detail = f"the actor died {deaths} times while rendering it, perhaps for want of memory"
+            result: Rendered | RenderFailure = RenderFailure(row["uid"], "worker_died", detail, attempts=deaths)
         else:
             result = self._rendered(row)
         before = read_outcome(self.task.pieces / row["previous"])["attempts"] if row["counted"] else 0
@@ -103,6 +111,8 @@ class RenderActor:
                 result = RenderFailure(row["uid"], "bad_views", str(error), result.attempts, result.seconds)
         outcome = self._outcome(result, before)
         piece = write_piece(self.task.pieces, row["name"], outcome, views, row["previous"])
+        if outcome["state"] != DONE:
+            logs.failed(row["uid"], outcome["reason"], outcome["detail"], outcome["attempts"])
         return {"piece": piece, "state": outcome["state"], "reason": outcome["reason"]}
 
     def _outcome(self, result: Rendered | RenderFailure, attempts_before: int) -> dict[str, Any]:

@@ -8,8 +8,6 @@ files there and not through the process group, which the training uses at the sa
 import contextlib
 import json
 import logging
-import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,6 +17,7 @@ from typing import Any, Protocol
 
 import torch.distributed as dist
 
+from infra.scratch import Scratch, make_scratch, scratch_folder
 from training.background_upload import BackgroundUpload
 from training.checkpoint_folder import Folder, LocalFolder
 from training.checkpoint_manifest import MANIFEST, Fault, check_file, digest_of, read_manifest, sha256_of, share_name
@@ -118,11 +117,11 @@ class SharedCheckpoints:
     def save(self, step: int, write: Write, state: State, score: float | None = None) -> None:
         began = time.perf_counter()
         self.close()  # one upload at a time: local disk holds one share, and a store that cannot keep up is noticed
-        scratch = Path(tempfile.mkdtemp(prefix="mvforge-share-"))
+        scratch = make_scratch("share")
         try:
-            write(scratch)
+            write(scratch.folder)
         except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.remove()
             raise
         place = self.folder / f"step-{step:08d}-{self._attempt_name()}"
         # The curves go on growing while the thread runs.
@@ -131,16 +130,16 @@ class SharedCheckpoints:
         self._upload = BackgroundUpload(lambda: self._commit(place, scratch, header, rank, world))
         self._timings["checkpoint_wait_s"] = time.perf_counter() - began
 
-    def _commit(self, place: Folder, scratch: Path, header: str, rank: int, world: int) -> None:
+    def _commit(self, place: Folder, scratch: Scratch, header: str, rank: int, world: int) -> None:
         try:
             files = {}
-            for path in sorted(p for p in scratch.rglob("*") if p.is_file()):
-                name = path.relative_to(scratch).as_posix()
+            for path in sorted(p for p in scratch.folder.rglob("*") if p.is_file()):
+                name = path.relative_to(scratch.folder).as_posix()
                 files[name] = {"size": path.stat().st_size, "sha256": sha256_of(path), "rank": rank}
                 (place / name).upload(path)
             (place / share_name(rank)).write_bytes(json.dumps(files).encode())
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.remove()
         if rank != 0:
             return
         every: dict[str, Any] = {}
@@ -220,7 +219,7 @@ class SharedCheckpoints:
         if place.is_local:
             local = place.local_path()
         else:
-            local = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mvforge-resume-")))
+            local = stack.enter_context(scratch_folder("resume"))
             for each in wanted:
                 if not (place / each).exists():
                     raise Fault(f"{each} is missing")

@@ -5,6 +5,9 @@ so an interrupted step goes on where it stopped; packing the pieces by uid ends 
 """
 
 import json
+import uuid
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,12 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from infra import cluster
-from infra.errors import UserError
+from infra import cluster, logs
+from infra.attempts import Attempts
+from infra.errors import UserError, unwrapped
 from infra.job import Job, Summary
+from infra.nodes import Room, rows_while_room
+from infra.shards import DamagedShard
 from infra.storage import Location
 from rendering.views import ViewStore
 from training.data import kept_uids
@@ -25,6 +31,8 @@ from training.encoded import to_table, write_shards
 from training.lookup import method_named
 
 FAILURE = b"mvforge_failure"
+MOST_BLOCKS, BLOCKS_PER_WORKER = 4096, 64
+MOST_DEATHS = 2  # of workers, before an object is given up
 LEDGER = pa.schema([(name, pa.string()) for name in ("uid", "status", "reason", "detail")])
 
 
@@ -69,7 +77,8 @@ def run(config: EncodeConfig, *, views: Location, kept: Location, checkpoint: Lo
     write_shards(((pieces / _piece(uid)).read_table() for uid in done), out)
     job.run.metrics({"objects": len(done), "failed": len(uids) - len(done)})
     pieces.delete()
-    return Summary(completed=len(done), failed=len(uids) - len(done))
+    reasons = Counter(row["reason"] for row in ledger if row["status"] != "ok")
+    return Summary(completed=len(done), failed=len(uids) - len(done), facts={"reasons": dict(reasons)})
 
 
 def _piece(uid: str) -> str:
@@ -84,6 +93,12 @@ def _outcome(pieces: Location, uid: str) -> dict[str, Any]:
     return {"uid": uid, "status": "failed", **json.loads(failure)}
 
 
+def _blocks(uids: list[str], workers: int) -> Iterator[pa.Table]:
+    """One object each while there are few; of many objects several, as each block costs the driver and Ray's head time and memory."""
+    size = -(-len(uids) // max(MOST_BLOCKS, BLOCKS_PER_WORKER * workers))
+    return (pa.table({"uid": uids[start : start + size]}) for start in range(0, len(uids), size))
+
+
 def _encode_missing(config: EncodeConfig, views: Location, uids: list[str], checkpoint: Location, pieces: Location, job: Job) -> None:
     """Every uid has its piece when this returns."""
     present = {entry.name for entry in pieces.children()}
@@ -95,14 +110,14 @@ def _encode_missing(config: EncodeConfig, views: Location, uids: list[str], chec
         resources = job.resources
         context = ray.data.DataContext.get_current()
         before, context.enable_progress_bars = context.enable_progress_bars, False  # our own line replaces them
+        context.raise_original_map_exception = True  # else what a damaged shard says would not arrive
         try:
-            # A block per object: one block would go to one actor whole.
+            # A block goes to one actor whole.
             rows = (
-                ray.data.from_arrow(pa.table({"uid": missing}))
-                .repartition(len(missing))
+                ray.data.from_arrow(list(_blocks(missing, resources.workers)))
                 .map_batches(
                     EncodeActor,
-                    fn_constructor_args=(config, views, checkpoint, pieces),
+                    fn_constructor_args=(config, views, checkpoint, Attempts(pieces, uuid.uuid4().hex), logs.carried()),
                     batch_size=1,
                     batch_format="pyarrow",
                     num_cpus=resources.cpus,
@@ -112,33 +127,52 @@ def _encode_missing(config: EncodeConfig, views: Location, uids: list[str], chec
                 .iter_rows()
             )
             failed = 0
-            for row in rows:
-                failed += row["status"] != "ok"
-                progress.update(note=f"failed {failed}" if failed else "")
+            with unwrapped():
+                for row in rows_while_room(rows, Room("encode", resources)):
+                    failed += row["status"] != "ok"
+                    job.meter.items(row["status"], 1, row["reason"])
+                    progress.update(note=f"failed {failed}" if failed else "")
         finally:
             context.enable_progress_bars = before
+
+
+class WorkerDied(Exception):
+    """An object's failure: it ends the process that encodes it."""
 
 
 class EncodeActor:
     """Opens the encoder once, at the first object, and writes one piece per object."""
 
-    def __init__(self, config: EncodeConfig, views: Location, checkpoint: Location, pieces: Location) -> None:
-        self.config, self.checkpoint, self.pieces = config, checkpoint, pieces
+    def __init__(self, config: EncodeConfig, views: Location, checkpoint: Location, attempts: Attempts, log: logs.Carried) -> None:
+        logs.adopt(log)
+        self.config, self.checkpoint, self.attempts = config, checkpoint, attempts
         self.store = ViewStore(views)
         self._encoder: Any = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         uids = batch.column("uid").to_pylist()
-        return pa.table({"uid": uids, "status": [self._encode(uid) for uid in uids]})
+        reasons = [self._encode(uid) for uid in uids]
+        return pa.table({"uid": uids, "status": ["failed" if reason else "ok" for reason in reasons], "reason": reasons})
 
     def _encode(self, uid: str) -> str:
+        """Write the piece; returns the reason of a failure, or nothing."""
+        reason = ""
+        key = quote(uid, safe="")
+        deaths = self.attempts.begin(key)
         try:
-            table, status = to_table(uid, self._opened()(self.store.read(uid))), "ok"
+            if deaths >= MOST_DEATHS:
+                raise WorkerDied(f"the worker died {deaths} times on this object")
+            table = to_table(uid, self._opened()(self.store.read(uid)))
+        except DamagedShard:  # the render step's, and to be mended there; not this object's failure
+            raise
         except Exception as error:  # becomes the object's row in the ledger
-            failure = json.dumps({"reason": type(error).__name__, "detail": str(error)[:2000]}).encode()
-            table, status = pa.table({"uid": [uid]}).replace_schema_metadata({FAILURE: failure}), "failed"
-        (self.pieces / _piece(uid)).write_table(table)
-        return status
+            reason = type(error).__name__
+            logs.failed(uid, reason, str(error), error=error)
+            failure = json.dumps({"reason": reason, "detail": str(error)[:2000]}).encode()
+            table = pa.table({"uid": [uid]}).replace_schema_metadata({FAILURE: failure})
+        (self.attempts.place / _piece(uid)).write_table(table)
+        self.attempts.end(key)
+        return reason
 
     def _opened(self) -> Any:
         if self._encoder is None:

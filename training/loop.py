@@ -15,6 +15,7 @@ from training.engine import Engine, gather_objects
 from training.guard import Guard
 from training.loader import Batch, Loader, pinned, to_device
 from training.methods.base import Trainable, TrainObject
+from training.notice import LEAVE, SAVE, Asked, Left, nothing
 from training.rates import peak_memory_gb, peak_tflops, rates
 from training.resume import Curves, resume, save
 from training.sampler import ObjectSampler
@@ -48,6 +49,7 @@ def fit(
     validate: Callable[[dict[str, Tensor]], dict[str, float]] | None = None,
     preview: Callable[[dict[str, Tensor], int], dict[str, float]] | None = None,
     log: Callable[[str, dict[str, float]], None] = lambda kind, row: None,
+    asked: Asked = nothing,
 ) -> Curves:
     """Train to `config.steps`, continuing from the newest checkpoint if there is one.
 
@@ -61,8 +63,11 @@ def fit(
         preview: called on rank 0 with the same weights and the step, every `sample_every` and after the last; the other
             ranks wait. Given on all ranks or on none, like `validate`.
         log: called on rank 0 with `train`, `validation` or `preview` and the new row.
+        asked: see `training.notice`; what one rank is asked for, all do after the same step, since they tell each other with the terms
+            of the loss.
 
     Raises:
+        Left: on every rank, when a notice asked for it; a validation that was due then is made when the training goes on.
         UnstableTraining: on every rank, naming the offending batch's objects.
     """
     count = config.micro_batches(engine.world)
@@ -92,12 +97,16 @@ def fit(
 
     if start == 0 and not curves.validation:
         look(0, validating=True, previewing=False)
+    elif start:
+        look(start, *_owed(start, curves, config))
     with Loader(make, range(start, config.steps), count, config.prefetch, config.readers).running() as loader:
         for step in range(start, config.steps):
             began = time.perf_counter()
             loaded = loader.next()
             own = [_forward_backward(trainable, engine, config, batch, step, k, count) for k, batch in enumerate(loaded.batches)]
-            every = [micro for rank in gather_objects(engine, _shared(own, loaded.batches, trainable, engine.device)) for micro in rank]
+            every = [
+                micro for rank in gather_objects(engine, _shared(own, loaded.batches, trainable, engine.device, asked())) for micro in rank
+            ]
             guard.check_loss(step, [(micro["terms"]["loss"], micro["uids"]) for micro in every])
             lr = lr_at(step, config)
             norm = engine.step(lr)
@@ -115,11 +124,24 @@ def fit(
                 if engine.rank == 0:
                     log("train", curves.history[-1])
             last = done == config.steps
-            look(done, last or _due(done, config.validate_every), last and config.sample_every > 0 or _due(done, config.sample_every))
-            if done % config.checkpoint_every == 0 and not last:
+            wish = max(micro["asked"] for micro in every)
+            if wish != LEAVE:
+                look(done, last or _due(done, config.validate_every), last and config.sample_every > 0 or _due(done, config.sample_every))
+            if wish == LEAVE or not last and (wish == SAVE or done % config.checkpoint_every == 0):
                 curves.usual = guard.state()
                 save(engine, config, checkpoints, done, curves, window)
+            if wish == LEAVE:
+                checkpoints.close()
+                raise Left(done)
     return curves
+
+
+def _owed(step: int, curves: Curves, config: TrainConfig) -> tuple[bool, bool]:
+    """Whether validation and preview of a step that the training goes on from are still to be made: it left in a hurry then."""
+    last = step == config.steps
+    validated, previewed = (bool(rows) and rows[-1]["step"] == step for rows in (curves.validation, curves.previews))
+    validating = (last or _due(step, config.validate_every)) and not validated
+    return validating, (last and config.sample_every > 0 or _due(step, config.sample_every)) and not previewed
 
 
 def _due(step: int, every: int) -> bool:
@@ -141,13 +163,14 @@ def _forward_backward(
 
 
 def _shared(
-    terms: list[dict[str, float | Tensor]], batches: list[Batch], trainable: Trainable, device: torch.device
+    terms: list[dict[str, float | Tensor]], batches: list[Batch], trainable: Trainable, device: torch.device, asked: int
 ) -> list[dict[str, Any]]:
-    """What all ranks learn of this rank's micro-batches: terms, objects, cost, memory."""
+    """What all ranks learn of this rank's micro-batches: terms, objects, cost, memory; and what this rank is asked for."""
     cost = getattr(trainable, "cost", None)
     memory = peak_memory_gb(device)
+    common = {"memory_gb": memory, "asked": asked}
     return [
-        {"terms": values, "uids": list(batch["uid"]), "cost": cost(batch) if cost is not None else {}, "memory_gb": memory}
+        {"terms": values, "uids": list(batch["uid"]), "cost": cost(batch) if cost is not None else {}, **common}
         for values, batch in zip(_as_floats(terms), batches, strict=True)
     ]
 

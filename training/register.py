@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tempfile
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from infra import tracking
 from infra.errors import UserError
 from infra.job import Job, Summary
 from infra.provenance import git_commit
+from infra.scratch import scratch_folder
 from infra.storage import Location
 from rendering.attribution import COLUMNS, CSV, write_attribution
 from training.lookup import method_named
@@ -71,7 +71,7 @@ def run(
     uids = sorted({uid for place in checkpoints.values() for uid in (place / "uids.json").read_json()})
     trained = _meshes_of(uids, meshes)
     tags = _tags(config, uids, trained, checkpoints)
-    with tempfile.TemporaryDirectory(prefix="mvforge-generator-") as scratch, ExitStack() as stack:
+    with scratch_folder("generator") as scratch, ExitStack() as stack:
         folder = Path(scratch) / "generator"
         folder.mkdir()
         local = {name: stack.enter_context((place / "checkpoint").as_local()) for name, place in checkpoints.items()}

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import json
 import logging
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from infra import notice
 from infra.errors import UserError
+from infra.scratch import scratch_folder
 from infra.seeds import seed_for
 from infra.storage import Location
 from training.checkpoint import Checkpoints, LocalCheckpoints, uploads_ended
@@ -24,6 +25,7 @@ from training.engine import Engine, PlainEngine, device_here, process_group_from
 from training.lookup import method_named
 from training.loop import Curves, fit
 from training.methods.base import Encoder, Method, Stage, Trainable, TrainObject
+from training.notice import LEAVE, NOTHING, Asked, nothing
 from training.pictures import write_pictures
 
 log = logging.getLogger(__name__)
@@ -48,11 +50,20 @@ def local_checkpoints(folders: dict[str, Location]) -> Iterator[dict[str, Path]]
 
 
 def train_stage(
-    config: TrainConfig, inputs: StageInputs, out: Location, checkpoints: Checkpoints, report: Log, device: torch.device
+    config: TrainConfig,
+    inputs: StageInputs,
+    out: Location,
+    checkpoints: Checkpoints,
+    report: Log,
+    device: torch.device,
+    asked: Asked = nothing,
 ) -> Curves:
     """Train and, on rank 0, write `checkpoint/`, `uids.json`, `validation.jsonl`, `previews.jsonl` and, last, `history.jsonl`.
 
     Rows go to `report` as they are made; of kind `pictures` are the paths below `out` that `pictures/` has got at a step.
+
+    Raises:
+        Left: a notice asked for it (`training.notice`); called again, it goes on.
     """
     method = method_named(config.method)
     stage = next(each for each in method.stages if each.name == config.stage)
@@ -67,7 +78,7 @@ def train_stage(
         preview = _previewer(trainable, evaluated, held_out[:shown], config, out, report) if data.val and shown else None
         if validate is None:
             log.warning("train.%s: no validation object is left, held-out figures will be missing", config.stage)
-        curves = fit(trainable, engine, data, config, checkpoints=checkpoints, validate=validate, preview=preview, log=report)
+        curves = fit(trainable, engine, data, config, checkpoints=checkpoints, validate=validate, preview=preview, log=report, asked=asked)
         final = engine.full_weights(ema=config.ema_decay > 0)
         if final is not None:
             assert evaluated is not None
@@ -166,7 +177,7 @@ def _encoder(method: Method, stage: Stage, config: TrainConfig, weights: dict[st
 
 
 def _write_results(trainable: Trainable, module: nn.Module, data: TrainData, curves: Curves, out: Location) -> None:
-    with tempfile.TemporaryDirectory(prefix="mvforge-checkpoint-") as scratch:
+    with scratch_folder("checkpoint") as scratch:
         folder = Path(scratch) / "checkpoint"
         folder.mkdir()
         trainable.save(module, folder)
@@ -186,10 +197,11 @@ def fit_local(config: TrainConfig, inputs: StageInputs, out: Location, report: L
     """The whole stage without Ray: in this process, in every process of an open process group, or in every process that
     `torchrun` started; `out` must be local, and the same for all.
 
-    An interrupted call continues from the checkpoints it left in `out/state`.
+    An interrupted call continues from the checkpoints it left in `out/state`. On SIGTERM to any of the processes all of them finish the
+    step, write a checkpoint and raise `Left`.
     """
     if not out.is_local:
         raise UserError(f"{out} is not a local folder", "training without Ray keeps its checkpoints on a local disk")
-    with process_group_from_environment():
+    with notice.heeding() as told, process_group_from_environment():
         checkpoints = LocalCheckpoints(out.local_path() / "state", config.keep_checkpoints, config.keep_best)
-        return train_stage(config, inputs, out, checkpoints, report, device_here())
+        return train_stage(config, inputs, out, checkpoints, report, device_here(), lambda: LEAVE if told() else NOTHING)

@@ -20,17 +20,22 @@ import ray
 import ray.train
 import ray.train.torch
 
-from infra import cluster
+from infra import cluster, logs, notice
 from infra.errors import UserError
 from infra.job import Job, Resources, Summary
 from infra.storage import Location
 from training.checkpoint import SharedCheckpoints
+from training.checkpoint_age import age_of_newest
 from training.config import TrainConfig
 from training.data import DataLocations
 from training.guard import UnstableTraining
 from training.lookup import method_named
+from training.node_watch import furthest, room_watched
+from training.notice import LEFT, Left, nothing
+from training.notice_file import NOTICE, FileNotice, give
 from training.plots import loss_plot
 from training.stage import StageInputs, train_stage
+from training.tracked_rows import TrackedRows
 
 MAX_FAILURES = 3
 POLL_S = 0.5
@@ -66,9 +71,10 @@ def run(
     """
     _check(config, arrays, init, weights, job)
     inputs = StageInputs(DataLocations(views, kept, arrays), init, dict(weights or {}))
-    tracked = _Tracked(job)
+    tracked = TrackedRows(job.run)
     if not (out / "history.jsonl").exists():  # written last: else the workers are through already
-        (out / STOPPED).delete()
+        for old in (STOPPED, NOTICE, LEFT):
+            (out / old).delete()
         job.run.params(asdict(config))
         _train_on_workers(config, inputs, out, job, tracked)
     history, validation = _read_lines(out / "history.jsonl"), _read_lines(out / "validation.jsonl")
@@ -80,7 +86,7 @@ def run(
     (out / "loss.png").write_bytes(picture)
     job.run.artifact("plots/loss.png", picture)
     job.run.artifact("uids.json", (out / "uids.json").read_bytes())
-    for leftover in ("state", "live", WORKERS):
+    for leftover in ("state", "live", WORKERS, NOTICE, LEFT):
         (out / leftover).delete()
     uids = (out / "uids.json").read_json()
     facts = {
@@ -129,7 +135,7 @@ def _check_workers(config: TrainConfig, resources: Resources) -> None:
         )
 
 
-def _train_on_workers(config: TrainConfig, inputs: StageInputs, out: Location, job: Job, tracked: "_Tracked") -> None:
+def _train_on_workers(config: TrainConfig, inputs: StageInputs, out: Location, job: Job, tracked: TrackedRows) -> None:
     cluster.attach()
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how late the death of a worker is noticed
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
@@ -138,7 +144,10 @@ def _train_on_workers(config: TrainConfig, inputs: StageInputs, out: Location, j
     trainer = _Trainer(
         _worker,
         # The build id in the path: an interrupted build resumes by itself, a new build never does.
-        train_loop_config={"config": config, "inputs": inputs, "out": out, "checkpoints": out / "state" / job.build_id},
+        train_loop_config={
+            **{"config": config, "inputs": inputs, "out": out, "checkpoints": out / "state" / job.build_id},
+            "log": logs.carried(),
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=_worker_range(resources),
             use_gpu=resources.gpus > 0,
@@ -151,13 +160,33 @@ def _train_on_workers(config: TrainConfig, inputs: StageInputs, out: Location, j
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
     )
-    with job.run.watching_system(), _forwarded(out, tracked, config, job):
+
+    def give_up(error: UserError) -> None:
+        (out / STOPPED).write_json({"message": error.message, "mend": error.mend, "traceback": ""})
+        trainer.abort()
+
+    watched = room_watched(f"train.{config.stage}", resources, give_up)
+    told = notice.heeding(_passed_on(out), limited=True)
+    with job.run.watching_system(), _forwarded(out, tracked, config, job), watched, told:
         try:
-            _fit(trainer, out)
+            _fit(trainer, out, out / "state" / job.build_id)
         except ray.train.TrainingFailedError as error:
             _raise_if_stopped(out)
             raise RuntimeError(f"train.{config.stage} failed {MAX_FAILURES + 1} times, last: {error}") from error
     _raise_if_stopped(out)
+    if (out / LEFT).exists():
+        raise Left((out / LEFT).read_json()["step"])
+
+
+def _passed_on(out: Location) -> Callable[[], None]:
+    """Hand a notice that this process gets on to the workers, which have some seconds to write a checkpoint and leave."""
+
+    def pass_on() -> None:
+        log.warning("told to end: the workers write a checkpoint and leave")
+        give(out, leave=True)
+
+    # In a thread: this is called by a signal handler, perhaps in the middle of a line that is being written.
+    return lambda: threading.Thread(target=pass_on, name="notice", daemon=True).start()
 
 
 def _worker_range(resources: Resources) -> Any:
@@ -165,17 +194,28 @@ def _worker_range(resources: Resources) -> Any:
     return (resources.min_workers, resources.workers) if resources.min_workers else resources.workers
 
 
-def _fit(trainer: "_Trainer", out: Location) -> None:
-    """Ray Train restarts dead workers; a dead controller, which is what restarts them, is replaced here."""
-    for attempt in range(MAX_FAILURES + 1):
+def _fit(trainer: "_Trainer", out: Location, checkpoints: Location) -> None:
+    """Ray Train restarts dead workers; a dead controller, which is what restarts them, is replaced here.
+
+    Only failures without a new checkpoint in between are too many: a long training on many nodes loses some again and again.
+    """
+    deaths, reached = 0, furthest(checkpoints)
+    while True:
         try:
             trainer.fit()
             return
-        except ray.exceptions.RayActorError as error:
-            if attempt == MAX_FAILURES:
+        except (ray.exceptions.RayActorError, ray.train.TrainingFailedError) as error:
+            is_controller = isinstance(error, ray.exceptions.RayActorError)
+            if is_controller:
+                _free_workers(out)
+            if (out / STOPPED).exists():
+                return
+            before, reached = reached, furthest(checkpoints)
+            deaths = deaths + 1 if reached == before else 1
+            if reached == before and (not is_controller or deaths > MAX_FAILURES):
                 raise
-            log.warning("the training's controller died and is started again: %s", error)
-            _free_workers(out)
+            what = "controller died" if is_controller else f"workers failed {MAX_FAILURES + 1} times"
+            log.warning("the training's %s; it is started again from its last checkpoint: %s", what, error)
 
 
 def _free_workers(out: Location) -> None:
@@ -194,16 +234,27 @@ class _Trainer(ray.train.torch.TorchTrainer):
     """
 
     LEFT_OUT = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+    _controller: Any = None
 
     def _create_default_callbacks(self) -> list:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
         return [callback for callback in callbacks if type(callback).__name__ not in self.LEFT_OUT]
 
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self._controller = controller
+        super()._register_sigint_handler(controller)  # type: ignore[misc]
+
+    def abort(self) -> None:
+        """End a running `fit` of the main thread with a RayActorError; its workers die with the controller."""
+        if self._controller is not None:
+            ray.kill(self._controller)
+
 
 def _raise_if_stopped(out: Location) -> None:
     if (out / STOPPED).exists():
         reason = (out / STOPPED).read_json()
-        log.error("%s", reason["traceback"])
+        if reason["traceback"]:
+            log.error("%s", reason["traceback"])
         raise UserError(reason["message"], reason["mend"])
 
 
@@ -211,6 +262,7 @@ def _worker(setup: dict[str, Any]) -> None:
     """One training process. An error that would come back at every attempt is left in `stopped.json` and ends the retries."""
     import torch
 
+    logs.adopt(setup["log"])
     out: Location = setup["out"]
     if (out / STOPPED).exists():
         return
@@ -228,8 +280,13 @@ def _worker(setup: dict[str, Any]) -> None:
     # Not Ray Train's own: a report holds all ranks until the slowest has uploaded, is known to the controller only and lost
     # with it, and whatever storage returns is loaded unverified.
     checkpoints = SharedCheckpoints(setup["checkpoints"], config.keep_checkpoints, config.keep_best)
+    looking = FileNotice(out).looking() if context.get_world_rank() == 0 else contextlib.nullcontext(nothing)
     try:
-        train_stage(config, setup["inputs"], out, checkpoints, post, device)
+        with looking as asked:
+            train_stage(config, setup["inputs"], out, checkpoints, post, device, asked)
+    except Left as left:  # the group ends well; the driver tells that the training is not through
+        if context.get_world_rank() == 0:
+            (out / LEFT).write_json({"step": left.step})
     except Exception as error:
         if stop := _stop_reason(error, config):
             (out / STOPPED).write_json({**stop, "traceback": traceback.format_exc()})
@@ -248,28 +305,14 @@ def _stop_reason(error: Exception, config: TrainConfig) -> dict[str, str] | None
     return None
 
 
-class _Tracked:
-    """Rows become tracked metrics once per step, also when a resumed training repeats steps (with the same figures)."""
-
-    def __init__(self, job: Job) -> None:
-        self.run = job.run
-        figures = {"train": "loss", "validation": "loss", "preview": "seconds"}  # which every row of the kind has
-        self.last = {kind: job.run.last_step(f"{kind}/{name}") for kind, name in figures.items()}
-
-    def row(self, kind: str, row: dict[str, float]) -> None:
-        step, last = int(row["step"]), self.last[kind]
-        if last is None or step > last:
-            self.last[kind] = step
-            self.run.metrics({f"{kind}/{name}": value for name, value in row.items() if name != "step"}, step=step)
-
-
 @contextlib.contextmanager
-def _forwarded(out: Location, tracked: _Tracked, config: TrainConfig, job: Job) -> Iterator[None]:
+def _forwarded(out: Location, tracked: TrackedRows, config: TrainConfig, job: Job) -> Iterator[None]:
     """While the block runs, rows that rank 0 leaves in `out/live` become progress and tracked metrics.
 
     So workers need no tracking client, and rows survive the death of this process.
     """
     ended = threading.Event()
+    job.meter.gauge("mvforge_checkpoint_age_seconds", age_of_newest(out / "state" / job.build_id))
 
     def forward() -> None:
         with job.progress(f"train.{config.stage}", config.steps, unit="step") as progress:
@@ -278,7 +321,9 @@ def _forwarded(out: Location, tracked: _Tracked, config: TrainConfig, job: Job) 
                 last = ended.wait(POLL_S)
                 for kind, row in _take_rows(out / "live"):
                     if kind == "train":
-                        progress.update(max(0, int(row["step"]) - progress.done), note=f"loss {row['loss']:.4f}")
+                        job.meter.training(row)
+                        waits = f", {tracked.run.buffered} tracking calls wait for MLflow" if tracked.run.buffered else ""
+                        progress.update(max(0, int(row["step"]) - progress.done), note=f"loss {row['loss']:.4f}{waits}")
                     if kind == "pictures":
                         for path in row["paths"]:
                             tracked.run.artifact(path.partition("/")[2], (out / path).read_bytes())

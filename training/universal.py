@@ -8,12 +8,13 @@ import os
 import runpy
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from infra.scratch import scratch_folder
 
 CONVERSION = "deepspeed.checkpoint.ds_to_universal"
 WEIGHTS, AVERAGE = "weights", "average"
@@ -40,8 +41,8 @@ def converted(folder: Path, tag: str, averages: bool) -> Iterator[Whole]:
     Args:
         averages: convert the running averages too.
     """
-    with tempfile.TemporaryDirectory(prefix="mvforge-universal-") as scratch:
-        command = [sys.executable, "-m", __name__, str(folder), tag, scratch, "with averages" if averages else "weights only"]
+    with scratch_folder("universal") as scratch:
+        command = [sys.executable, "-m", __name__, str(folder), tag, str(scratch), "with averages" if averages else "weights only"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         run = subprocess.run(command, capture_output=True, text=True, env=environment)
         error = f"{CONVERSION} ended with status {run.returncode}: {run.stderr.strip()[-2000:]}" if run.returncode else ""

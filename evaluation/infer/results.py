@@ -7,14 +7,13 @@ A later row of an object replaces an earlier one. A shard that no row names was 
 are still there as pieces.
 """
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from evaluation.generated_pieces import LEDGER, Pieces
+from infra.scratch import scratch_folder
 from infra.shards import ShardIndex, shard_name, shard_names
 from infra.storage import Location
 from rendering.pieces import remove_abandoned
@@ -84,13 +83,13 @@ class Results:
     def _pack(self, pieces: Pieces, good: dict[str, str], number: int) -> dict[str, str]:
         """Write the views as shards from `number` on; uid -> file below `out`."""
         places = {}
-        with tempfile.TemporaryDirectory(prefix="mvforge-shards-") as folder:
-            packed = Location(folder)
+        with scratch_folder("shards") as folder:
+            packed = Location(str(folder))
             write_shards(pieces.tables(good), packed)
             index = ShardIndex(packed, (VERSION_KEY, FORMAT_VERSION), "views", "generate").places
             final = {name: shard_name(number + ahead) for ahead, name in enumerate(shard_names(packed))}
             for name, target in final.items():
-                (self.out / VIEWS / target).upload(Path(folder) / name)
+                (self.out / VIEWS / target).upload(folder / name)
             places = {uid: f"{VIEWS}/{final[name]}" for uid, (name, _) in index.items()}
         return places
 

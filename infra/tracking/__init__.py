@@ -14,6 +14,9 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
+from infra.tracking.journal import Waiting, waiting  # noqa: E402
+from infra.tracking.names import flatten  # noqa: E402
+from infra.tracking.outbox import folder_of, sending, sent  # noqa: E402
 from infra.tracking.registering import BUILD_TAG, logged_model, register  # noqa: E402
 from infra.tracking.registry import (  # noqa: E402
     DESCRIPTION_LENGTH,
@@ -38,8 +41,9 @@ from infra.tracking.registry import (  # noqa: E402
     version_tags,
     versions,
 )
-from infra.tracking.runs import TrackedRun, flatten, open_run, read_artifact, running  # noqa: E402
+from infra.tracking.runs import TrackedRun, id_on_server, open_run, read_artifact, running  # noqa: E402
 from infra.tracking.stores import artifact_root, check, client_of, default_uri  # noqa: E402
+from infra.tracking.unfinished import running_runs  # noqa: E402
 
 __all__ = [
     "BUILD_TAG",
@@ -47,6 +51,7 @@ __all__ = [
     "ModelVersion",
     "TrackedRun",
     "VersionFacts",
+    "Waiting",
     "artifact_root",
     "check",
     "client_of",
@@ -56,7 +61,9 @@ __all__ = [
     "describe_version",
     "download",
     "flatten",
+    "folder_of",
     "get_alias",
+    "id_on_server",
     "log_version_metrics",
     "logged_model",
     "model_description",
@@ -69,10 +76,14 @@ __all__ = [
     "resolve",
     "run_of",
     "running",
+    "running_runs",
+    "sending",
+    "sent",
     "set_alias",
     "set_model_tag",
     "set_version_tags",
     "version_facts",
     "version_tags",
     "versions",
+    "waiting",
 ]

@@ -1,8 +1,13 @@
 """A trained generator becomes a version of a registered model, at most once per build."""
 
+import contextlib
 import json
+import logging
+import os
 import tempfile
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -13,12 +18,18 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
+from infra.tracking.patience import patiently
 from infra.tracking.registry import DESCRIPTION_LENGTH, MODEL_TAG, ModelVersion, concrete
 from infra.tracking.runs import PARAM_LENGTH, TAG_LENGTH, TrackedRun
 from infra.tracking.stores import client_of, sqlite_path
 
 BUILD_TAG = "mvforge.build_id"
 REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "pyarrow", "diffusers", "transformers", "safetensors")
+
+PASSED_ON_BYTES_PER_S = 10 << 20
+"""A server that is slower than this at passing a file on to its artifact store is taken for lost."""
+
+log = logging.getLogger(__name__)
 
 
 def register(
@@ -47,28 +58,77 @@ def register(
         description: of this version, Markdown.
         model_description: of the registered model, when it has none yet.
     """
+    run_id = run.on_server()
+    wanted = _Wanted(name, folder, loader_module, input_columns, output_columns, tags, description, run_id, build_id, model_description)
+    return _register(uri, wanted)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What `register` was asked for."""
+
+    name: str
+    folder: Path
+    loader_module: str
+    input_columns: dict[str, str]
+    output_columns: dict[str, str]
+    tags: dict[str, str]
+    description: str
+    run_id: str
+    build_id: str
+    model_description: str
+
+    def __str__(self) -> str:
+        return f"{self.name} of build {self.build_id}"
+
+
+@patiently
+def _register(uri: str, wanted: _Wanted) -> ModelVersion:
     client = client_of(uri)
-    if existing := _find_version(client, name, build_id):
-        _link(client, existing)
-        return existing
-    model_id = logged_model(client, name, folder, loader_module, input_columns, output_columns, run, build_id, tags)
+    existing = _the_version(client, wanted.name, wanted.build_id)
+    if existing is None:
+        _create_version(uri, client, wanted)
+        # A request that was thought lost may have been done too, late: one version is one training, whatever the server went through.
+        existing = _the_version(client, wanted.name, wanted.build_id)
+        assert existing is not None
+    _link(client, existing)
+    return existing
+
+
+def _create_version(uri: str, client: MlflowClient, wanted: _Wanted) -> None:
+    columns = (wanted.input_columns, wanted.output_columns)
+    run = TrackedRun(uri, wanted.run_id)
+    with _time_to_upload(wanted.folder):
+        model_id = logged_model(client, wanted.name, wanted.folder, wanted.loader_module, *columns, run, wanted.build_id, wanted.tags)
     try:
-        client.create_registered_model(name, description=model_description)
+        client.create_registered_model(wanted.name, description=wanted.model_description)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    version_tags = {key: str(value)[:TAG_LENGTH] for key, value in tags.items()} | {BUILD_TAG: build_id, MODEL_TAG: model_id}
-    made = client.create_model_version(
-        name,
+    tags = {key: str(value)[:TAG_LENGTH] for key, value in wanted.tags.items()}
+    client.create_model_version(
+        wanted.name,
         source=_source(uri, model_id),
-        run_id=run.run_id,
-        tags=version_tags,
-        description=description[:DESCRIPTION_LENGTH],
+        run_id=wanted.run_id,
+        tags=tags | {BUILD_TAG: wanted.build_id, MODEL_TAG: model_id},
+        description=wanted.description[:DESCRIPTION_LENGTH],
         model_id=model_id,
     )
-    version = concrete(name, made.version)
-    _link(client, version)
-    return version
+
+
+@contextlib.contextmanager
+def _time_to_upload(folder: Path) -> Iterator[None]:
+    """A server passes a file on before it answers; a timeout for small answers would make a large model impossible to register."""
+    largest = max((path.stat().st_size for path in folder.rglob("*") if path.is_file()), default=0)
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    before = os.environ.get(name)
+    if before is not None:
+        os.environ[name] = str(int(before) + largest // PASSED_ON_BYTES_PER_S)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[name] = before
 
 
 def _link(client: MlflowClient, version: ModelVersion) -> None:
@@ -83,10 +143,16 @@ def _source(uri: str, model_id: str) -> str:
     return client_of(uri).get_logged_model(model_id).artifact_location if sqlite_path(uri) else f"models:/{model_id}"
 
 
-def _find_version(client: MlflowClient, name: str, build_id: str) -> ModelVersion | None:
+def _the_version(client: MlflowClient, name: str, build_id: str) -> ModelVersion | None:
+    """The version of a build; of several, which only requests that overtook each other leave, the first, and the others are removed."""
     found = client.search_model_versions(f"name = '{name}' and tags.`{BUILD_TAG}` = '{build_id}'")
-    versions = sorted(int(v.version) for v in found)
-    return concrete(name, versions[0]) if versions else None
+    if not found:
+        return None
+    first, *doubled = sorted(int(each.version) for each in found)
+    for version in doubled:
+        log.warning("version %d of %s is build %s as version %d is, and is removed", version, name, build_id, first)
+        client.delete_model_version(name, str(version))
+    return concrete(name, first)
 
 
 def logged_model(

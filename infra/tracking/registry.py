@@ -18,7 +18,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from mlflow.utils.time import get_current_time_millis
 
 from infra.errors import UserError
-from infra.tracking.runs import DIGEST_LENGTH, TAG_LENGTH, TrackedRun, clean
+from infra.tracking.faults import is_lost
+from infra.tracking.names import clean
+from infra.tracking.patience import patiently
+from infra.tracking.runs import DIGEST_LENGTH, TAG_LENGTH, TrackedRun
 from infra.tracking.stores import client_of, first_line
 
 NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # mlflow says either of an unknown alias
@@ -61,6 +64,7 @@ def concrete(name: str, version: str | int) -> ModelVersion:
     return ModelVersion(name, str(version), f"models:/{name}/{version}")
 
 
+@patiently
 def resolve(uri: str, model_uri: str) -> ModelVersion:
     """`models:/name@alias` or `models:/name/3` -> the concrete version it means now.
 
@@ -90,6 +94,7 @@ def _known(client: MlflowClient, name: str) -> str:
     return f"{name} has versions {', '.join(map(str, versions)) or 'none'}; aliases: {aliases}"
 
 
+@patiently
 def download(uri: str, model_version: ModelVersion, target: Path) -> Path:
     """Fetch the generator folder inside a version to `target/generator` (must not exist yet or is replaced); returns it."""
     generator = target / "generator"
@@ -106,6 +111,7 @@ def download(uri: str, model_version: ModelVersion, target: Path) -> Path:
     return generator
 
 
+@patiently
 def get_alias(uri: str, name: str, alias: str) -> ModelVersion | None:
     """The version an alias points to; None when the model or the alias does not exist."""
     try:
@@ -116,31 +122,37 @@ def get_alias(uri: str, name: str, alias: str) -> ModelVersion | None:
         return None
 
 
+@patiently
 def set_alias(uri: str, model_version: ModelVersion, alias: str) -> None:
     """Point an alias of the model to this version, away from any other."""
     client_of(uri).set_registered_model_alias(model_version.name, alias, model_version.version)
 
 
+@patiently
 def version_tags(uri: str, model_version: ModelVersion) -> dict[str, str]:
     return dict(client_of(uri).get_model_version(model_version.name, model_version.version).tags)
 
 
+@patiently
 def set_version_tags(uri: str, model_version: ModelVersion, tags: dict[str, str]) -> None:
     for key, value in tags.items():
         client_of(uri).set_model_version_tag(model_version.name, model_version.version, key, str(value)[:TAG_LENGTH])
 
 
+@patiently
 def delete_version_tag(uri: str, model_version: ModelVersion, key: str) -> None:
     """Remove a tag; nothing happens when it is not there."""
     if key in version_tags(uri, model_version):
         client_of(uri).delete_model_version_tag(model_version.name, model_version.version, key)
 
 
+@patiently
 def model_names(uri: str) -> list[str]:
     """Names of all registered models."""
     return sorted(model.name for model in client_of(uri).search_registered_models())
 
 
+@patiently
 def versions(uri: str, name: str) -> list[VersionFacts]:
     """All versions of a model, oldest first.
 
@@ -154,6 +166,7 @@ def versions(uri: str, name: str) -> list[VersionFacts]:
     return sorted((_facts(each, aliases) for each in found), key=lambda facts: int(facts.version.version))
 
 
+@patiently
 def version_facts(uri: str, model_version: ModelVersion) -> VersionFacts:
     """What the registry knows of one version."""
     client = client_of(uri)
@@ -184,6 +197,7 @@ def _require(uri: str, name: str) -> None:
         raise UserError(f"there is no registered model '{name}' in {uri}", _known(client_of(uri), name))
 
 
+@patiently
 def run_of(uri: str, model_version: ModelVersion) -> TrackedRun | None:
     """The run that registered the version; None when there is none, the run is deleted, or the version is not in this registry."""
     client = client_of(uri)
@@ -204,7 +218,7 @@ def log_version_metrics(
 
     `dataset` is name and digest of what they were measured on, as `TrackedRun.dataset` was told.
     """
-    model_id = _model_id(client_of(uri).get_model_version(model_version.name, model_version.version)) or None
+    model_id = _logged_model_id(uri, model_version) or None
     name, digest = (dataset[0], dataset[1][:DIGEST_LENGTH]) if dataset else (None, None)
     now = get_current_time_millis()
     entries = [
@@ -212,9 +226,21 @@ def log_version_metrics(
         for key, value in values.items()
     ]
     if entries:
-        client_of(uri).log_batch(run.run_id, metrics=entries)
+        _log_metrics(uri, run.on_server(), entries)
 
 
+@patiently
+def _log_metrics(uri: str, run_id: str, entries: list[Metric]) -> None:
+    # With the same times when it is made again: then a row that came through is not doubled.
+    client_of(uri).log_batch(run_id, metrics=entries)
+
+
+@patiently
+def _logged_model_id(uri: str, model_version: ModelVersion) -> str:
+    return _model_id(client_of(uri).get_model_version(model_version.name, model_version.version))
+
+
+@patiently
 def describe_version(uri: str, model_version: ModelVersion, markdown: str) -> None:
     """The text that the UI shows as the description of the version and of its logged model; cut to what every database keeps."""
     client = client_of(uri)
@@ -223,38 +249,50 @@ def describe_version(uri: str, model_version: ModelVersion, markdown: str) -> No
         client.set_logged_model_tags(model_id, {MLFLOW_RUN_NOTE: markdown[:DESCRIPTION_LENGTH]})
 
 
+@patiently
 def describe_model(uri: str, name: str, markdown: str) -> None:
     """The text that the UI shows as the registered model's description."""
     client_of(uri).update_registered_model(name, markdown[:DESCRIPTION_LENGTH])
 
 
+@patiently
 def model_description(uri: str, name: str) -> str:
     """What the UI shows as the registered model's description."""
     return client_of(uri).get_registered_model(name).description or ""
 
 
+@patiently
 def model_tags(uri: str, name: str) -> dict[str, str]:
     """Tags of the registered model, not of a version. Raises UserError for an unknown model."""
     _require(uri, name)
     return dict(client_of(uri).get_registered_model(name).tags)
 
 
+@patiently
 def set_model_tag(uri: str, name: str, key: str, value: str) -> None:
     client_of(uri).set_registered_model_tag(name, key, value[:TAG_LENGTH])
 
 
 def read_model_file(uri: str, model_version: ModelVersion, name: str) -> bytes | None:
     """One file of a version's generator folder, without the rest of it; None when the folder has no such file."""
-    source = client_of(uri).get_model_version_download_uri(model_version.name, model_version.version)
     with tempfile.TemporaryDirectory(prefix="mvforge-file-") as scratch:
+        source = _source_of(uri, model_version)
         settings = yaml.safe_load(_fetched(uri, f"{source}/MLmodel", scratch).read_text())
         data = settings["flavors"]["python_function"]["data"]
         try:
             return _fetched(uri, f"{source}/{data}/{name}", scratch).read_bytes()
         except (MlflowException, OSError) as error:
+            if is_lost(error):
+                raise  # which says nothing of the file
             log.info("%s has no file %s: %s", model_version.uri, name, first_line(error))
             return None
 
 
+@patiently
+def _source_of(uri: str, model_version: ModelVersion) -> str:
+    return client_of(uri).get_model_version_download_uri(model_version.name, model_version.version)
+
+
+@patiently
 def _fetched(uri: str, artifact: str, scratch: str) -> Path:
     return Path(mlflow.artifacts.download_artifacts(artifact_uri=artifact, dst_path=scratch, tracking_uri=uri))

@@ -3,49 +3,79 @@
 import json
 import logging
 import math
-import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.time import get_current_time_millis
 
-from infra.errors import UserError
-from infra.tracking import stores
+from infra.tracking import calls, outbox
+from infra.tracking.faults import is_lost
+from infra.tracking.names import clean, flatten
+from infra.tracking.patience import patiently, until_it_answers
 from infra.tracking.stores import client_of, first_line, sqlite_path
+from infra.tracking.system import SystemWatch
 
 log = logging.getLogger(__name__)
 
-# The UI has two faces and shows runs and models with their figures in this one only.
-EXPERIMENT_TAGS = {
-    "mlflow.experimentKind": "custom_model_development",
-    "mlflow.note.content": "Runs of mvforge: one a pipeline run, its steps below it. To choose a model, open Models (under Model training) "
-    "and sort by a figure (figures of one dataset compare); the registered version's description is the model's card, its run holds report "
-    "and pictures.",
-}
-PARAM_LENGTH, TAG_LENGTH, DIGEST_LENGTH, BATCH = 500, 5000, 36, 100
+PARAM_LENGTH, TAG_LENGTH, DIGEST_LENGTH = 500, 5000, 36
+NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """One MLflow run by address and id; implements `infra.job.Run` and pickles as just these texts."""
+    """One MLflow run by address and id; implements `infra.job.Run` and pickles as just these texts.
+
+    What changes the run goes through the outbox of its address where one is open, and returns at once; else to the server.
+
+    Attributes:
+        given_id: the server's id, or one of ours for a run that a lost server has yet to make.
+    """
 
     tracking_uri: str
-    run_id: str
+    given_id: str
+
+    def __reduce__(self) -> tuple:
+        # Another process has another outbox, or none, and knows nothing of our ids.
+        return type(self), (self.tracking_uri, self.run_id)
+
+    @property
+    def run_id(self) -> str:
+        """The server's id as soon as it is known."""
+        box = outbox.opened(self.tracking_uri)
+        return box.real(self.given_id) if box is not None else self.given_id
+
+    @property
+    def buffered(self) -> int:
+        """Calls that wait in this process because the server is lost."""
+        box = outbox.opened(self.tracking_uri)
+        return box.waiting if box is not None else 0
+
+    def on_server(self) -> str:
+        """The server's id of a run, when all that was tracked so far is there: for what must follow on it.
+
+        Raises:
+            UserError: the server stayed lost, or has refused to make the run.
+        """
+        box = outbox.opened(self.tracking_uri)
+        if box is not None:
+            until_it_answers(self.tracking_uri, lambda: box.require_sent(self.given_id), "sending what was tracked", box.say)
+        return self.run_id
+
+    def _call(self, kind: str, given: dict[str, Any], data: bytes | None = None) -> None:
+        box = outbox.opened(self.tracking_uri)
+        if box is not None:
+            box.submit(kind, self.given_id, given, data)
+        else:
+            calls.perform(self.tracking_uri, kind, self.given_id, given, data)
 
     def params(self, values: dict[str, Any]) -> None:
         """Log parameters once; nested ones become `a.b.c`, long values are cut. A name that is already logged keeps its value."""
-        client = client_of(self.tracking_uri)
-        known = client.get_run(self.run_id).data.params
-        fresh = [Param(k, v[:PARAM_LENGTH]) for k, v in flatten(values).items() if k not in known]
-        for chunk in _chunks(fresh):
-            client.log_batch(self.run_id, params=chunk)
+        self._call("params", {"values": {name: value[:PARAM_LENGTH] for name, value in flatten(values).items()}})
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
         """Log figures at `step`; a value that is not finite is left out with a warning."""
@@ -60,31 +90,25 @@ class TrackedRun:
                 if value is None or not math.isfinite(float(value)):
                     log.warning("metric %s at step %d is %s: not logged", name, step, value)
                     continue
-                entries.append(Metric(clean(name), float(value), now, step))
-        for chunk in _chunks(entries, 500):
-            client_of(self.tracking_uri).log_batch(self.run_id, metrics=chunk)
+                entries.append([clean(name), float(value), now, step])
+        if entries:
+            self._call("metrics", {"rows": entries})
 
     def tags(self, values: dict[str, str]) -> None:
-        entries = [RunTag(name, str(value)[:TAG_LENGTH]) for name, value in values.items()]
-        for chunk in _chunks(entries):
-            client_of(self.tracking_uri).log_batch(self.run_id, tags=chunk)
+        if values:
+            self._call("tags", {"values": {name: str(value)[:TAG_LENGTH] for name, value in values.items()}})
 
     def artifact(self, name: str, data: bytes) -> None:
         """Store bytes under a relative name such as `plots/loss.png`."""
-        folder, _, file_name = name.rpartition("/")
-        with tempfile.TemporaryDirectory(prefix="mvforge-artifact-") as scratch:
-            path = Path(scratch) / file_name
-            path.write_bytes(data)
-            client_of(self.tracking_uri).log_artifact(self.run_id, str(path), folder or None)
+        self._call("artifact", {"name": name}, data)
 
     def dataset(self, name: str, digest: str, *, context: str, source: str, facts: Mapping[str, Any] | None = None) -> None:
         """Note that this run read a set of data: `digest` (cut to MLflow's 36 characters) tells sets apart, `context` is `training`
         or `evaluation`, `source` the place, `facts` what is known of it."""
         kind = source.partition("://")[0] if "://" in source else "local"
-        entry = Dataset(
-            name, digest[:DIGEST_LENGTH], kind, json.dumps({"uri": source}), profile=json.dumps(dict(facts or {}), sort_keys=True)
-        )
-        client_of(self.tracking_uri).log_inputs(self.run_id, [DatasetInput(entry, [InputTag("mlflow.data.context", context)])])
+        profile = json.dumps(dict(facts or {}), sort_keys=True)
+        given = {"name": name, "digest": digest[:DIGEST_LENGTH], "kind": kind, "context": context, "source": source, "profile": profile}
+        self._call("dataset", given)
 
     def describe(self, markdown: str) -> None:
         """The text that the UI shows as the run's description."""
@@ -93,27 +117,36 @@ class TrackedRun:
     @property
     def parent(self) -> "TrackedRun | None":
         """The run this one was opened below."""
-        run_id = client_of(self.tracking_uri).get_run(self.run_id).data.tags.get("mlflow.parentRunId")
+        box = outbox.opened(self.tracking_uri)
+        if box is not None and box.is_new(self.given_id):
+            run_id = box.parent(self.given_id)
+        else:
+            run_id = _tags_of(self.tracking_uri, self.run_id).get("mlflow.parentRunId")
         return TrackedRun(self.tracking_uri, run_id) if run_id else None
 
     def last_step(self, metric: str) -> int | None:
         """The largest step at which `metric` is logged; None when it is not."""
-        return max((m.step for m in client_of(self.tracking_uri).get_metric_history(self.run_id, clean(metric))), default=None)
+        box = outbox.opened(self.tracking_uri)
+        if box is not None and box.is_new(self.given_id):
+            return box.last_step(self.given_id, clean(metric))
+        return _last_step(self.tracking_uri, self.run_id, clean(metric))
 
     @contextmanager
     def watching_system(self) -> Iterator[None]:
         """While the block runs, processor, memory, disk, network and GPUs of this machine are logged as `system/...`, every
         `MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL` seconds (default 10)."""
-        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=self.tracking_uri)
-        monitor.start()
+        box = outbox.opened(self.tracking_uri)
+        known = box is None or not box.is_new(self.given_id)
+        watch = SystemWatch(self.tracking_uri, self.run_id, self.metrics, go_on=known)
+        watch.start()
         try:
             yield
         finally:
-            monitor.finish()
+            watch.finish()
 
     def end(self, status: str = "FINISHED") -> None:
         """Close the run: FINISHED, FAILED or KILLED."""
-        client_of(self.tracking_uri).set_terminated(self.run_id, status)
+        self._call("end", {"status": status, "at_ms": get_current_time_millis()})
 
     @property
     def link(self) -> str:
@@ -124,24 +157,14 @@ class TrackedRun:
         return f"{self.tracking_uri.rstrip('/')}/#/experiments/{experiment}/runs/{self.run_id}"
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested mappings -> `a.b.c` names that MLflow accepts, values as text."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        name = f"{prefix}{clean(str(key))}"
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{name}.")
-        else:
-            flat[name] = str(value)
-    return flat
+@patiently
+def _tags_of(uri: str, run_id: str) -> dict[str, str]:
+    return dict(client_of(uri).get_run(run_id).data.tags)
 
 
-def clean(name: str) -> str:
-    return re.sub(r"[^\w\-. /:]", "_", name)
-
-
-def _chunks(entries: list, size: int = BATCH) -> Iterator[list]:
-    return (entries[start : start + size] for start in range(0, len(entries), size))
+@patiently
+def _last_step(uri: str, run_id: str, metric: str) -> int | None:
+    return max((m.step for m in client_of(uri).get_metric_history(run_id, metric)), default=None)
 
 
 def open_run(
@@ -159,45 +182,53 @@ def open_run(
     `artifact_root` is where a new experiment keeps its files; by default a folder beside an embedded store,
     the server's choice otherwise.
     """
-    client = client_of(uri)
     if run_id is not None:
         try:
-            client.update_run(run_id, status="RUNNING")
+            _reopen(uri, run_id)
             return TrackedRun(uri, run_id)
         except MlflowException as error:
+            if error.error_code not in NOT_THERE:
+                raise
             log.warning("run %s is gone (%s): starting a new one", run_id, first_line(error))
     all_tags = dict(tags or {})
     if parent_run_id is not None:
         all_tags["mlflow.parentRunId"] = parent_run_id
-    experiment_id = _experiment(uri, experiment, artifact_root)
-    return TrackedRun(uri, client.create_run(experiment_id, tags=all_tags, run_name=name).info.run_id)
+    given = {"experiment": experiment, "name": name, "tags": all_tags, "artifact_root": artifact_root, "at_ms": get_current_time_millis()}
+    box = outbox.opened(uri)
+    return TrackedRun(uri, box.create_run(given) if box is not None else calls.create_run(uri, given))
 
 
-def _experiment(uri: str, name: str, root: str | None) -> str:
-    """Id of the experiment, created when missing; with its own artifact place, else mlflow would use ./mlruns."""
-    client = client_of(uri)
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        location = root or stores.artifact_root(uri)
-        try:
-            return client.create_experiment(name, f"{location}/{clean(name)}" if location else None, EXPERIMENT_TAGS)
-        except MlflowException:
-            found = client.get_experiment_by_name(name)  # another process was first
-            if found is None:
-                raise
-    if found.lifecycle_stage == "deleted":
-        raise UserError(f"MLflow experiment '{name}' was deleted", "restore it in the MLflow UI or choose another name")
-    return found.experiment_id
+@patiently
+def _reopen(uri: str, run_id: str) -> None:
+    client_of(uri).update_run(run_id, status="RUNNING")
+
+
+@patiently
+def id_on_server(uri: str, run_id: str) -> str | None:
+    """The server's id of a run by whatever id a record has of it; None when the server has no such run.
+
+    A build that was finished while the server was lost is recorded with the id that the run had then.
+    """
+    if not run_id.startswith(outbox.OWN):
+        return run_id
+    return calls.find_run(uri, run_id)
 
 
 def read_artifact(uri: str, run_id: str, name: str) -> bytes | None:
     """The bytes of a run's artifact; None when the run or the file is gone."""
-    with tempfile.TemporaryDirectory(prefix="mvforge-artifact-") as scratch:
+    with TemporaryDirectory(prefix="mvforge-artifact-") as scratch:
         try:
-            return Path(client_of(uri).download_artifacts(run_id, name, scratch)).read_bytes()
+            return _download(uri, run_id, name, scratch).read_bytes()
         except (MlflowException, OSError) as error:
+            if is_lost(error):
+                raise
             log.warning("artifact %s of run %s cannot be read: %s", name, run_id, first_line(error))
             return None
+
+
+@patiently
+def _download(uri: str, run_id: str, name: str, scratch: str) -> Path:
+    return Path(client_of(uri).download_artifacts(run_id, name, scratch))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import fcntl
 import functools
 import logging
 import os
+import re
 import sqlite3
 import urllib.error
 import urllib.request
@@ -68,11 +69,11 @@ def _check_server(uri: str) -> None:
         mend = "check MLFLOW_TRACKING_URI and the server's log"
         if error.code in (401, 403):
             mend = "start the server with --allowed-hosts naming this host name, or set MLFLOW_TRACKING_USERNAME/_PASSWORD or _TOKEN"
-        raise UserError(f"MLflow server {uri} answered {error.code}: {detail}", mend) from None
+        raise UserError(f"MLflow server {shown(uri)} answered {error.code}: {detail}", mend) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
-            f"MLflow server {uri} cannot be reached ({reason})",
+            f"MLflow server {shown(uri)} cannot be reached ({reason})",
             "start it, correct MLFLOW_TRACKING_URI, or unset it to use the embedded store",
         ) from None
 
@@ -106,6 +107,20 @@ def _check_sqlite(uri: str) -> None:
         client_of(uri)
     except MlflowException as error:
         raise UserError(f"tracking store {database} cannot be used: {first_line(error)}", mend) from None
+
+
+def answers(uri: str) -> bool:
+    """Whether the server at this address answers an ordinary call just now, within `REACH_TIMEOUT_S`."""
+    try:
+        _check_server(uri)
+    except UserError:
+        return False
+    return True
+
+
+def shown(uri: str) -> str:
+    """The address for messages: a password in it is hidden."""
+    return re.sub(r"//[^/@]+@", "//***@", uri)
 
 
 def first_line(error: Exception) -> str:

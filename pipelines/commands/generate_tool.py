@@ -12,9 +12,10 @@ from evaluation.infer.manifest import LINES, SUMMARY
 from evaluation.infer.open import open_inputs
 from evaluation.infer.table import Columns
 from evaluation.reconstruct import ReconstructConfig
-from infra import cluster
+from infra import cluster, logs
 from infra.errors import UserError
 from infra.job import Job
+from infra.metrics import TOOL, measured
 from infra.storage import Location
 from pipelines.context import absolute, store_location, tracking_uri
 from pipelines.lease import Lease
@@ -65,7 +66,9 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
     how = How(options.deadline, options.retry_failed, meshes)
     with Lease(out / "work" / "lease.json", out.shown):
         cluster.check_shared(out / "work", "" if model.folder else registry)
-        summary = run(config, inputs=inputs, given=place.shown, model=model, out=out, job=Job(resources=resources), how=how)
+        with logs.working_on(step="generate", label=TOOL), measured("generate", TOOL) as meter:
+            job = Job(resources=resources, meter=meter)
+            summary = run(config, inputs=inputs, given=place.shown, model=model, out=out, job=job, how=how)
     return _told(summary.facts, out, options.json)
 
 

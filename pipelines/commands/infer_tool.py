@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from infra.errors import UserError
+from infra.scratch import scratch_folder
 from infra.storage import Location
 from pipelines.context import absolute, store_location, tracking_uri
 
@@ -79,10 +80,9 @@ def _model_folder(model: str) -> Iterator[Path]:
     if not model.startswith("models:/"):
         yield Path(model)
         return
-    import tempfile
 
     from evaluation.model_source import find
 
     source = find(model, None, tracking_uri(store_location()))
-    with tempfile.TemporaryDirectory(prefix="mvforge-model-") as scratch:
+    with scratch_folder("model") as scratch:
         yield source.open(Path(scratch))

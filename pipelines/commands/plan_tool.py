@@ -6,7 +6,9 @@ import sys
 from typing import Any
 
 from infra.errors import UserError
+from infra.storage import Location
 from pipelines.context import load_recipe
+from pipelines.planning import beside, show_beside
 from pipelines.planning.calibrate import Settings, calibrate
 from pipelines.planning.cluster_file import read_cluster
 from pipelines.planning.estimate import RunPlan, plan_run
@@ -29,6 +31,18 @@ def plan_on_cluster(options: argparse.Namespace) -> dict[str, Any]:
         print(f"recipe {recipe.name} on cluster {cluster.name} ({options.cluster})\n")
         print("\n".join(plan_lines(plans)))
     return {"recipe": recipe.name, "plans": plan_json(plans)}
+
+
+def plan_beside(options: argparse.Namespace) -> dict[str, Any]:
+    """Predict and run, several times, and compare; the comparison also lies in `beside.json`."""
+    pairs = beside.run_pairs(
+        options.recipe, options.sets, options.beside, options.pairs, lambda text: print(text, file=sys.stderr, flush=True)
+    )
+    result = beside.as_json(pairs)
+    Location(str((options.beside / "beside.json").absolute())).write_json(result)
+    if not options.json:
+        print("\n".join(show_beside.lines(pairs)))
+    return result
 
 
 def simulate_run(options: argparse.Namespace) -> dict[str, Any]:

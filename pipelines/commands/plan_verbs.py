@@ -15,13 +15,18 @@ limits it, memory of a GPU, every assumption, and where each unit cost was measu
   resolution           side of the pictures
   views                target views kept per object and update
   samples              samples per pixel
-and any setting that --set knows."""
+and any setting that --set knows.
+
+--beside DIR measures the unit costs of this machine, predicts the run, runs the recipe into a fresh store, and prints for every
+step what was predicted beside what then happened; --pairs times (default 3). Pairs are kept in DIR, and the same command goes on
+with the next one; one that was interrupted is begun anew. Leave the machine alone meanwhile."""
 
 SIMULATE_HELP = """A discrete-event simulation of the steps, with stragglers and failing nodes as the cluster file has them: goodput,
 time lost to faults, and the best time between checkpoints beside Young's and Daly's closed forms. The same seed prints the same."""
 
 CALIBRATE_HELP = """Parts: render (real Blender renders), pictures (decoding and curating), arrays (reading encoded data),
-checkpoint, encode, train, generate, reconstruct, score. The file is written after each part; the same command goes on where it
+checkpoint, encode, train, generate, reconstruct, score, rehearsal (a small run of `tiny` through Ray: what starting each step
+costs, and training with its ranks). The file is written after each part; the same command goes on where it
 stopped. On a GPU encode, train and generate take the full-size networks; on a CPU those of the recipe `tiny`. Measure on a
 quiet machine."""
 
@@ -32,15 +37,25 @@ def _add_plan_options(planner: argparse.ArgumentParser) -> None:
     """`--cluster` and what belongs to it, for `mvforge plan`; without `--cluster` the verb is what it was."""
     planner.add_argument("--cluster", type=Path, metavar="FILE", help=f"plan on this cluster: {CLUSTER_HELP}")
     _planning_options(planner)
+    planner.add_argument("--beside", type=Path, metavar="DIR", help="calibrate here, run the recipe, and compare; pairs are kept in DIR")
+    planner.add_argument("--pairs", type=int, default=3, metavar="N", help="of a calibration and a run, for --beside (default 3)")
     plain = planner.get_default("run")
-    on_cluster = later("plan_tool", "plan_on_cluster")
+    on_cluster, beside = later("plan_tool", "plan_on_cluster"), later("plan_tool", "plan_beside")
     planner.description = f"{planner.description}\n\n{PLAN_HELP}"
-    planner.set_defaults(run=lambda options: on_cluster(options) if options.cluster else plain(_without_cluster(options)))
+
+    def run(options: argparse.Namespace) -> Any:
+        if options.beside:
+            return beside(_without_cluster(options))
+        return on_cluster(options) if options.cluster else plain(_without_cluster(options))
+
+    planner.set_defaults(run=run)
 
 
 def _without_cluster(options: argparse.Namespace) -> argparse.Namespace:
     from infra.errors import UserError
 
+    if options.beside and options.cluster:
+        raise UserError("--beside plans on this machine", "leave --cluster out")
     for name, value in (("--what-if", options.what_if), ("--units", options.units), ("--downloads", options.downloads)):
         if value:
             raise UserError(f"{name} needs --cluster", f"--cluster {CLUSTER_HELP.rpartition(' ')[2]}")

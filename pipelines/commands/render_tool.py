@@ -4,8 +4,9 @@ import argparse
 from dataclasses import dataclass, replace
 from typing import Any
 
-from infra import cluster
+from infra import cluster, logs
 from infra.job import Job, Resources
+from infra.metrics import TOOL, measured
 from infra.storage import Location
 from pipelines.context import absolute
 from pipelines.lease import Lease
@@ -50,10 +51,13 @@ def render_objects(options: argparse.Namespace) -> dict[str, Any]:
     with Lease(cache / "lease.json", str(store)):
         listed, fetched = cache / "listing" / "catalog", cache / "listing" / "fetch"
         excluded = catalog.run(chosen.catalog, out=listed, job=Job()).rejected
-        fetch.run(chosen.fetch, catalog=listed, out=fetched, job=Job(cache=cache / "fetch", retry_failed=options.retry_failed))
+        with logs.working_on(step="fetch", label=TOOL):
+            fetch.run(chosen.fetch, catalog=listed, out=fetched, job=Job(cache=cache / "fetch", retry_failed=options.retry_failed))
         workers = Resources(workers=options.workers)
-        job = Job(resources=workers, cache=cache / "render", retry_failed=options.retry_failed)
-        summary = render.run(chosen.render, meshes=fetched, out=store, job=job)
+        with logs.working_on(step="render", label=TOOL), measured("render", TOOL) as meter:
+            job = Job(resources=workers, cache=cache / "render", retry_failed=options.retry_failed, meter=meter)
+            summary = render.run(chosen.render, meshes=fetched, out=store, job=job)
+            meter.settle(summary.tally)
     ledger = (store / "ledger.parquet").read_table(columns=["uid", "status", "reason", "detail"]).to_pylist()
     failures = [row for row in ledger if row["status"] != "ok"]
     if not options.json:

@@ -2,16 +2,15 @@
 
 import argparse
 import dataclasses
-import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from infra import cluster, tracking
+from infra import cluster, notice, scratch, tracking
 from infra.provenance import git_commit
 from infra.storage import Location
-from pipelines import graph, projection, recipes, settings
+from pipelines import buffered, graph, projection, recipes, settings
 from pipelines.artifact import Record, Store
 from pipelines.commands import rendering
 from pipelines.context import Context
@@ -27,15 +26,25 @@ def run_steps(options: argparse.Namespace) -> dict[str, Any]:
     """The `run` verb."""
     context = Context.open(options.recipe, options.sets, options.label, options.store)
     if options.settings:
-        values = settings.keys_of(context.recipe)
+        values = settings.settable(context.recipe)
         if not options.json:
             print("\n".join(f"{key}={value}" for key, value in values.items()))
         return {"settings": {key: str(value) for key, value in values.items()}}
-    # `ray job stop` and cluster managers send SIGTERM; treat it like Ctrl-C, so that the interruption is recorded.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = time.time()
     tracking.check(context.tracking_uri)
-    context = _with_resolved_model(context)
+    try:
+        # `ray job stop` and cluster managers send SIGTERM: trainings write a checkpoint, and the interruption is recorded.
+        with notice.listening(), tracking.sending(context.tracking_uri, buffered.folder(context.store.root), say):
+            result = _run(_with_resolved_model(context), options, started)
+    finally:
+        scratch.remove_abandoned()  # of workers that were killed on this machine
+    if not options.json:
+        _print_result(result)
+    return result
+
+
+def _run(context: Context, options: argparse.Namespace, started: float) -> dict[str, Any]:
+    """What `run_steps` does while calls to the tracking server are sent."""
     steps = graph.build(context.recipe)
     plan = _plan(steps, options)
     decisions = decide_all(steps, context.label, context.store)
@@ -60,10 +69,9 @@ def run_steps(options: argparse.Namespace) -> dict[str, Any]:
         raise
     finally:
         tracker.end(status)
-    result = _result(context, outcome, time.time() - started)
-    if not options.json:
-        _print_result(result)
-    return result
+    if tracking.sent(context.tracking_uri):
+        outcome.records = buffered.name_runs(context.store, context.tracking_uri, outcome.records)
+    return _result(context, outcome, time.time() - started)
 
 
 def _with_resolved_model(context: Context) -> Context:
@@ -197,6 +205,8 @@ def show_status(options: argparse.Namespace) -> dict[str, Any]:
     if not options.json:
         print(f"recipe {context.recipe.name}, label {context.label}, store {context.store.root.shown}\n")
         _table(rows, ["step", "state", "completed", "failed", "rejected", "detail"])
+        if text := buffered.waiting_text(context.store.root, context.tracking_uri):
+            print(f"\n{text}")
     return {"recipe": context.recipe.name, "label": context.label, "steps": rows}
 
 

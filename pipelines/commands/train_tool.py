@@ -1,11 +1,16 @@
 """The `train` verb: one stage without Ray, in this process or as one of those that torchrun started; or only a trial of it."""
 
 import argparse
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
+from infra import logs
 from infra.errors import UserError
+from infra.metrics import Meter, measured
+from infra.notice import STATUS
 from infra.storage import Location
 from pipelines import graph
 from pipelines.context import Context, absolute
@@ -16,8 +21,9 @@ from training.config import TrainConfig
 from training.data import DataLocations
 from training.engine import device_here, process_group_from_environment
 from training.guard import UnstableTraining
+from training.notice import Left
 from training.plots import loss_plot
-from training.stage import StageInputs, fit_local
+from training.stage import Log, StageInputs, fit_local
 from training.tryout import Trial, try_stage
 
 SETTINGS = "training.json"
@@ -98,9 +104,20 @@ def _train(context: Context, step: Step, options: argparse.Namespace) -> dict[st
     else:
         _say(f"{step.name}: {step.config.steps} steps -> {out.shown}")
         try:
-            fit_local(step.config, inputs, out, lambda kind, row: _report(step.config, kind, row))
+            tracking = _tracking(context, step, options, out)
+            with _told(step.name, context.label) as meter, tracking as track:
+
+                def report(kind: str, row: dict[str, Any]) -> None:
+                    _report(step.config, kind, row, meter)
+                    track(kind, row)
+
+                fit_local(step.config, inputs, out, report)
         except UnstableTraining as error:
             raise UserError(f"{step.name}: {error}", error.mend) from error
+        except Left as left:
+            if not _is_first():
+                raise SystemExit(STATUS) from left  # one of several processes speaks
+            raise
     history, validation = _rows(out / "history.jsonl"), _rows(out / "validation.jsonl")
     if _is_first() and not finished:
         (out / "loss.png").write_bytes(loss_plot(history, validation, step.name, _rows(out / "previews.jsonl")))
@@ -115,6 +132,15 @@ def _train(context: Context, step: Step, options: argparse.Namespace) -> dict[st
     if _is_first() and not options.json:
         print(f"checkpoint  {(out / 'checkpoint').shown}\ncurves      {(out / 'loss.png').shown}")
     return result
+
+
+def _tracking(context: Context, step: Step, options: argparse.Namespace, out: Location) -> contextlib.AbstractContextManager[Log]:
+    """A run in MLflow, from the first process, where that is asked for."""
+    if not _is_first() or not (options.track or os.environ.get("MLFLOW_TRACKING_URI")):
+        return contextlib.nullcontext(lambda kind, row: None)
+    from pipelines.commands.train_tracking import tracked  # MLflow takes seconds to import
+
+    return tracked(context, step, out)
 
 
 def _inputs(context: Context, step: Step, init: str | None) -> tuple[StageInputs, dict[str, str]]:
@@ -151,11 +177,20 @@ def _settle(out: Location, config: TrainConfig, builds: dict[str, str]) -> None:
         (out / SETTINGS).write_json(wanted)
 
 
-def _report(config: TrainConfig, kind: str, row: dict[str, Any]) -> None:
+@contextlib.contextmanager
+def _told(step: str, label: str) -> Iterator[Meter]:
+    """Logs of all processes name the step; the first one measures it."""
+    with logs.working_on(step=step, label=label), measured(step, label) if _is_first() else contextlib.nullcontext(Meter()) as meter:
+        yield meter
+
+
+def _report(config: TrainConfig, kind: str, row: dict[str, Any], meter: Meter) -> None:
     if kind == "pictures":
         _say("  " + ", ".join(row["paths"]))
         return
     if kind == "train":
+        meter.training(row)
+        meter.queue(config.steps - int(row["step"]))
         shown = {name: row[name] for name in FIGURES if name in row}
     else:
         shown = {name: value for name, value in row.items() if name not in ("step", "seconds")}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.commands import generate_options, mesh_options, prove_options, score_options
+from pipelines.commands import generate_options, mesh_options, prove_options, scale_options, score_options
 from training import bench_options
 
 SELECTION = """Steps are named as in `mvforge plan`; groups are data (catalog to curate), train (train.* to
@@ -25,7 +25,9 @@ STATUS_HELP = """`mvforge status tiny render` shows the render step of a recipe 
 left. `mvforge status render --store S` shows every rendering of a store, also one that `mvforge render` writes.
 
 --watch reads what lies in the store and disturbs no one; it may run anywhere that sees the store. Where the output is no terminal
-it prints a line for every step that changed; with --json, one line of JSON a refresh."""
+it prints a line for every step that changed; with --json, one line of JSON a refresh. With --cluster FILE (a file as for
+`mvforge plan`) it shows the cost so far: hours that the label's steps ran, times the price of the nodes that they fill; attempts
+that were interrupted are not in it."""
 
 EXPORT_FORMATS = ("nerfstudio", "colmap", "blender", "pytorch3d", "opencv")
 EXPORT_HELP = """images/NNN.png with straight alpha, mask/NNN.png, and depth (16 bit), normal, albedo where they were rendered.
@@ -50,8 +52,9 @@ Lights: white, syncdreamer, random, or hdri:FOLDER of .hdr and .exr maps; drawn 
 TOOL_SET = "any setting of catalog., fetch. or render., for example catalog.licences=cc0,cc-by; may be repeated"
 
 TRAIN_HELP = """Reads what a finished run left in the store (views, kept list, encoded arrays, earlier checkpoints; see `mvforge status`)
-and writes checkpoint/, history.jsonl, validation.jsonl, loss.png and pictures/ to --out. No Ray, no MLflow. An interrupted call
-goes on at its last checkpoint when it is given again.
+and writes checkpoint/, history.jsonl, validation.jsonl, loss.png and pictures/ to --out. No Ray; MLflow with --track or
+where MLFLOW_TRACKING_URI is set. An interrupted call goes on at its last checkpoint when it is given again; on SIGTERM it writes one
+and ends with status 75.
 
   mvforge train tiny unet1 --out /data/unet1                              in this process
   torchrun --standalone --nproc-per-node 2 -m pipelines train tiny unet1 --out /data/unet1
@@ -102,6 +105,11 @@ def add_verb(verbs: Any, name: str, run: Run, summary: str, example: str, detail
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON alone on stdout; logs go to stderr")
+    parser.add_argument(
+        "--log-format",
+        choices=("human", "json"),
+        help="of what goes to stderr: json is one object a line (default $MVFORGE_LOG_FORMAT or human)",
+    )
     parser.set_defaults(run=run, status=lambda result: 0)
     return parser
 
@@ -148,6 +156,7 @@ def add_step_verbs(verbs: Any) -> None:
     status.add_argument("step", nargs="?", choices=("render",), help="show this step in detail")
     status.add_argument("--watch", action="store_true", help="refresh in place until Ctrl-C: counts, rate, time left, failures by reason")
     status.add_argument("--interval", type=float, default=2.0, metavar="SECONDS", help="between two refreshes of --watch (default 2)")
+    status.add_argument("--cluster", type=Path, metavar="FILE", help="prices for the cost that --watch shows (default $MVFORGE_CLUSTER)")
     status.add_argument("--refreshes", type=int, metavar="N", help="end --watch after so many refreshes")
 
 
@@ -165,6 +174,7 @@ def add_train_verb(verbs: Any) -> None:
     trainer.add_argument("stage", help="a stage of the recipe's method: mvae, unet1, unet2 or unet3 for mvdiffusionpp")
     trainer.add_argument("--out", metavar="DIR", help="folder for the results, on this machine's disk")
     trainer.add_argument("--init", metavar="DIR", help="results of the stage to start from, instead of the store's")
+    trainer.add_argument("--track", action="store_true", help="log figures to $MLFLOW_TRACKING_URI or the sqlite file in the store")
     trainer.add_argument("--try-run", action="store_true", help="two updates at the real sizes on made-up data, nothing kept")
 
 
@@ -276,6 +286,7 @@ def add_tool_verbs(verbs: Any) -> None:
     )
     score_options.bench_score_arguments(scoring)
     mesh_options.add_bench_options(add_verb(benches, "mesh", later("mesh_tool", "bench_mesh"), *mesh_options.BENCH_WORDS))
+    scale_options.add_options(add_verb(benches, "scale", later("scale_tool", "bench_scale"), *scale_options.WORDS))
     export = add_verb(
         verbs,
         "export-views",

@@ -1,24 +1,30 @@
-"""`mvforge status`, and with `--watch` the same again and again in place, with rates, time left and failures by reason."""
+"""`mvforge status`, and with `--watch` the same again and again in place, with rates, time left, failures by reason and cost so far."""
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from infra.errors import UserError
-from pipelines import graph
+from pipelines import buffered, graph
 from pipelines.commands import steps
 from pipelines.context import Context
+from pipelines.cost_so_far import ASSUMPTIONS, Cost, Spent, cost_so_far
 from pipelines.dag import Decision, Step, decide_all
 from pipelines.lease import read_holder
+from pipelines.planning.cluster_file import Cluster, read_cluster
 from pipelines.step_progress import Progress, step_progress
 
 COLUMNS = ("step", "state", "done", "failed", "rate", "left", "elapsed", "detail")
 # A refresh lists folders; however many files they hold, at most a tenth of the time goes there.
 LISTING_SHARE = 0.1
+CLUSTER_VARIABLE = "MVFORGE_CLUSTER"
+UNKNOWN_COST = "unknown (give --cluster)"
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Line:
         reasons: failures by reason.
         elapsed_s: since the present attempt began, or how long the finished build took.
         last_s: how long the newest earlier build of this step took in this store.
+        spent_s: how long it ran under this label: its finished build and the attempt in progress.
     """
 
     step: str
@@ -43,6 +50,7 @@ class Line:
     seconds_left: float | None
     elapsed_s: float | None
     last_s: float | None
+    spent_s: float
     detail: str
 
 
@@ -50,8 +58,10 @@ def status(options: argparse.Namespace) -> dict[str, Any]:
     """The `status` verb, with and without `--watch`.
 
     Raises:
-        UserError: `--watch` for one step, or with an interval that is no positive number.
+        UserError: `--watch` for one step, or with an interval that is no positive number; or a cluster file that cannot be used.
     """
+    if not options.watch and options.cluster is not None:
+        raise UserError("--cluster is for the cost that --watch shows", "add --watch, or leave --cluster out")
     if not options.watch:
         return steps.show_status(options)
     if options.recipe == "render" or options.step is not None:
@@ -59,21 +69,25 @@ def status(options: argparse.Namespace) -> dict[str, Any]:
     if not options.interval > 0:
         raise UserError(f"--interval {options.interval:g} is no time to wait", "give seconds, for example 2")
     context = Context.open(options.recipe, options.sets, options.label, options.store)
+    file = options.cluster or (Path(os.environ[CLUSTER_VARIABLE]) if os.environ.get(CLUSTER_VARIABLE) else None)
+    prices = read_cluster(file) if file is not None else None
     as_json, options.json = options.json, False  # one line a refresh, and no result after them
     show = _JsonLines() if as_json else _InPlace() if sys.stdout.isatty() else _Changes()
     try:
-        _refresh(context, show, options.interval, options.refreshes)
+        _refresh(context, show, prices, options.interval, options.refreshes)
     except KeyboardInterrupt:
         show.end()
     return {}
 
 
-def _refresh(context: Context, show: "_Show", interval: float, refreshes: int | None) -> None:
+def _refresh(context: Context, show: "_Show", prices: Cluster | None, interval: float, refreshes: int | None) -> None:
     nodes, count = graph.build(context.recipe), 0
+    resources = {node.name: node.resources for node in nodes}
     while True:
         began = time.monotonic()
         lines = snapshot(context, nodes)
-        show.lines(context, lines)
+        spent = [Spent(line.step, resources[line.step], line.spent_s) for line in lines]
+        show.lines(context, lines, cost_so_far(spent, prices) if prices is not None else None)
         count += 1
         if refreshes is not None and count >= refreshes:
             show.end()
@@ -106,6 +120,9 @@ def _line(context: Context, decision: Decision) -> Line:
     elapsed = time.time() - holder.since if holder is not None else None
     if elapsed is None and building is None and record is not None:
         elapsed = record.seconds
+    # A record under another label was paid for there; beside a build in progress an older one may be finished.
+    own = record.seconds if record is not None and record.label == label else 0.0
+    spent = own + (time.time() - holder.since if holder is not None else 0.0)
     made = made or Progress("", 0)
     known = bool(made.unit)
     return Line(
@@ -120,6 +137,7 @@ def _line(context: Context, decision: Decision) -> Line:
         seconds_left=made.seconds_left,
         elapsed_s=None if elapsed is None else round(elapsed, 1),
         last_s=steps.last_seconds(store, name) if holder is not None else None,
+        spent_s=round(spent, 3),
         detail=_detail(row, made),
     )
 
@@ -140,7 +158,7 @@ def _detail(row: dict[str, Any], made: Progress) -> str:
 class _Show:
     """Where refreshes go."""
 
-    def lines(self, context: Context, lines: list[Line]) -> None:
+    def lines(self, context: Context, lines: list[Line], cost: Cost | None) -> None:
         raise NotImplementedError
 
     def end(self) -> None:
@@ -150,8 +168,10 @@ class _Show:
 class _JsonLines(_Show):
     """One JSON object a refresh and line."""
 
-    def lines(self, context: Context, lines: list[Line]) -> None:
-        body = {"time": round(time.time(), 3), "recipe": context.recipe.name, "label": context.label, "steps": [asdict(x) for x in lines]}
+    def lines(self, context: Context, lines: list[Line], cost: Cost | None) -> None:
+        told = {"assumptions": ASSUMPTIONS, **asdict(cost)} if cost is not None else None
+        body = {"time": round(time.time(), 3), "recipe": context.recipe.name, "label": context.label, "cost": told}
+        body["steps"] = [asdict(line) for line in lines]
         print(json.dumps(body, sort_keys=True), flush=True)
 
 
@@ -161,13 +181,16 @@ class _Changes(_Show):
     def __init__(self) -> None:
         self.before: dict[str, tuple[Any, ...]] = {}
 
-    def lines(self, context: Context, lines: list[Line]) -> None:
+    def lines(self, context: Context, lines: list[Line], cost: Cost | None) -> None:
+        changed = False
         for line in lines:
             now = (line.state, line.done, line.total, line.failed, line.reasons)
             if self.before.get(line.step) != now:
-                self.before[line.step] = now
+                self.before[line.step], changed = now, True
                 text = "  ".join(cell for cell in _cells(line) if cell)
                 print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+        if changed and cost is not None:
+            print(f"{time.strftime('%H:%M:%S')}  cost so far: {cost}", flush=True)
 
 
 class _InPlace(_Show):
@@ -176,7 +199,7 @@ class _InPlace(_Show):
     def __init__(self) -> None:
         self.height = 0
 
-    def lines(self, context: Context, lines: list[Line]) -> None:
+    def lines(self, context: Context, lines: list[Line], cost: Cost | None) -> None:
         size = shutil.get_terminal_size()
         counts = {state: sum(line.state == state for line in lines) for state in dict.fromkeys(line.state for line in lines)}
         head = f"recipe {context.recipe.name}, label {context.label}, store {context.store.root.shown}   {time.strftime('%H:%M:%S')}"
@@ -185,7 +208,9 @@ class _InPlace(_Show):
             ", ".join(f"{count} {state}" for state, count in counts.items()),
             "",
             *table(lines),
+            *filter(None, [buffered.waiting_text(context.store.root, context.tracking_uri)]),
             "",
+            f"cost so far: {cost or UNKNOWN_COST}",
             "Ctrl-C ends the view, no run",
         ]
         text = [line[: max(size.columns - 1, 1)] for line in text[: max(size.lines - 1, 1)]]

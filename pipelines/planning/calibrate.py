@@ -58,6 +58,9 @@ def _render(settings: Settings) -> Measured:
 
 
 RENDER = ("start_s", "import_s", "sample_s", "denoise_s", "encode_s", "view_s", "samples", "bytes", "object_bytes")
+STARTED = ("fetch", "render", "curate", "train", "encode", "generate", "reconstruct", "score")
+REHEARSED = ("train.rank_tflops", "train.vae_rank_tflops", "train.validate_passes", "generate.worker_tflops")
+REHEARSAL = (*(f"start.{step}" for step in STARTED), *REHEARSED)
 PARTS = {
     "render": Part(tuple(f"render.{name}" for name in RENDER), _render),
     "pictures": Part(("load.megapixels", "curate.s"), _later("measure_evaluation", "measure_pictures")),
@@ -67,9 +70,11 @@ PARTS = {
     "train": Part(("train.tflops",), _later("measure_training", "measure_train"), gpu=True),
     "generate": Part(("generate.tflops", "generate.s"), _later("measure_training", "measure_generate"), gpu=True),
     "reconstruct": Part(
-        ("reconstruct.s_32", "reconstruct.s_64", "reconstruct.refine_s"), _later("measure_evaluation", "measure_reconstruct")
+        ("reconstruct.s_32", "reconstruct.s_64", "reconstruct.s_64_px64", "reconstruct.refine_s"),
+        _later("measure_evaluation", "measure_reconstruct"),
     ),
-    "score": Part(("score.s",), _later("measure_evaluation", "measure_score")),
+    "score": Part(("score.s", "score.s_20k"), _later("measure_evaluation", "measure_score")),
+    "rehearsal": Part(REHEARSAL, _later("measure_rehearsal", "measure_rehearsal")),
 }
 
 

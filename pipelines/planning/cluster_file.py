@@ -79,7 +79,8 @@ class Cluster:
         currency: of the prices.
         store_gb_per_s: what all nodes together read from or write to the shared store, 10^9 bytes per second.
         internet_gbit: what all nodes together download from outside.
-        connection_mb_per_s: what one worker downloads, 10^6 bytes per second.
+        connection_mb_per_s: what one connection downloads, 10^6 bytes per second.
+        host_files_per_s: files a second that the host of the objects gives one address.
         object_mb: mean size of a 3D file that is downloaded.
         faults: see `Faults`.
         assumptions: sentences about where the figures come from; printed with every plan.
@@ -91,6 +92,7 @@ class Cluster:
     store_gb_per_s: float = 1.0
     internet_gbit: float = 1.0
     connection_mb_per_s: float = 20.0
+    host_files_per_s: float = 10.0
     object_mb: float = 11.0
     faults: Faults = field(default_factory=Faults)
     assumptions: tuple[str, ...] = ()
@@ -156,8 +158,9 @@ def _check(cluster: Cluster, path: Path) -> None:
     def refuse(what: str, mend: str) -> None:
         raise UserError(f"{path}: {what}", mend)
 
-    if min(cluster.object_mb, cluster.store_gb_per_s, cluster.internet_gbit, cluster.connection_mb_per_s) <= 0:
-        refuse("object_mb, store_gb_per_s, internet_gbit and connection_mb_per_s must be above 0", "give real rates")
+    rates = ("object_mb", "store_gb_per_s", "internet_gbit", "connection_mb_per_s", "host_files_per_s")
+    if min(getattr(cluster, name) for name in rates) <= 0:
+        refuse(f"{', '.join(rates)} must be above 0", "give real rates")
     for name, value in dataclasses.asdict(cluster.faults).items():
         if value < 0:
             refuse(f"faults: {name} is {value:g}", "0 or more")

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass, replace
 
-from infra.job import Resources
 from pipelines.planning.cluster_file import Cluster
 from pipelines.planning.memory import StageMemory, stage_memory
 from pipelines.planning.placing import Placement, place
@@ -13,11 +12,12 @@ from pipelines.recipe import Recipe
 
 # Float32 gradients go around the ring twice (reduce-scatter and all-gather), less one share of N: 2 (N - 1) / N of their bytes.
 RING_TRIPS, GRADIENT_BYTES = 2, 4
-LONG, FEW = 0.02, 8  # a step of this share of the run is told when it uses less than an eighth of what would fit
+LONG, FEW = 0.02, 8  # a step of this share of the run is told when it uses less than an eighth of what would help
 ASSUMPTIONS = (
     "steps run one after another, as the runner runs them; items are equal and workers never wait for each other",
     "reading, computing and writing overlap: the slowest of them decides; the exchange of gradients overlaps with computing",
     "a step's nodes are paid while it runs (cluster that grows and shrinks); `held` pays all nodes all the time",
+    "starting a step takes as long as it did on the measured machine",
     "no faults and no stragglers: `mvforge simulate` has both",
     "registering, the gate and the report take minutes at most and are left out",
 )
@@ -40,13 +40,15 @@ class StepPlan:
         placement: where.
         wall_s: from its start to its end.
         cpu_h, gpu_h: hours of processors and of GPUs that are busy or held by a busy worker.
-        limits: seconds that each resource alone would take, by its name; the largest is `wall_s`.
+        limits: seconds that each resource alone would take, by its name; the largest is `wall_s`, but for what comes on top:
+            `start`, and in training `validation` and checkpoints.
         item_s: of one item on one worker, or of one update.
         checkpoint_s: that training stands still for one checkpoint.
         memory: of one GPU or process while it trains.
         rate: of the operations, where there are any.
         cost_low, cost_high: of the used nodes for `wall_s`.
         notes: assumptions, and warnings such as too few nodes.
+        starved: what a long step leaves idle, with the setting that mends it; empty for others.
     """
 
     load: StepLoad
@@ -62,6 +64,7 @@ class StepPlan:
     cost_low: float
     cost_high: float
     notes: tuple[str, ...]
+    starved: str = ""
 
     @property
     def bottleneck(self) -> str:
@@ -112,30 +115,41 @@ def plan_run(recipe: Recipe, cluster: Cluster, units: Units, downloads: int | No
         UserError: a missing unit, an unknown number of objects, a step that fits on no node, a batch that does not divide.
     """
     loads = workload(recipe, units, cluster.object_mb, downloads)
-    steps = [estimate(load, cluster, units, _advice(recipe, load.step)) for load in loads]
+    steps = [estimate(load, cluster, units) for load in loads]
     total = sum(step.wall_s for step in steps)
-    steps = [_with_hint(step, recipe, cluster) if step.wall_s > LONG * total else step for step in steps]
+    steps = [_with_hint(step, cluster) if step.wall_s > LONG * total else step for step in steps]
     return RunPlan(recipe, cluster, units, tuple(steps))
 
 
-def _with_hint(step: StepPlan, recipe: Recipe, cluster: Cluster) -> StepPlan:
-    """A long step that leaves most of the nodes' processors idle says so."""
-    load, placement = step.load, step.placement
-    room = place(load.step, replace(load.resources, workers=10**9), cluster).workers
-    if placement.gpus or step.bottleneck not in ("CPU", "connections") or placement.workers * FEW > room:
+def _with_hint(step: StepPlan, cluster: Cluster) -> StepPlan:
+    """A long step that leaves most of what would fit idle says so, with the setting that mends it."""
+    load, placement, limited = step.load, step.placement, step.bottleneck
+    if limited == "host":
+        slow = f"{load.step} waits for its host, {cluster.host_files_per_s:g} files a second (host_files_per_s of the cluster file): "
+        return replace(step, starved=f"{slow}an account there or --set fetch.mirrors=URL gives more")
+    if placement.gpus or load.training is not None or limited not in ("CPU", "connections"):
         return step
-    text = f"takes {placement.workers} workers where {room} would fit: {_advice(recipe, load.step)}"
-    return replace(step, notes=(*step.notes, text))
+    room = place(load.step, replace(load.resources, workers=10**9), cluster).workers
+    useful = min(room, load.connections if limited == "connections" else load.items)
+    cpus = max(1, round(placement.workers * load.resources.cpus))
+    text = f"{load.step} uses {cpus:,} of {round(room * load.resources.cpus):,} CPUs: "
+    if limited == "connections" and placement.workers >= load.connections:
+        # More downloads at a time are the user's to decide: the host is someone else's.
+        text += f"its {load.connections} connections are all in use, more with --set fetch.connections=N if the host allows"
+        return replace(step, starved=text)
+    if placement.workers * FEW <= useful:
+        return replace(step, starved=f"{text}--set resources.{load.step}.workers={useful}")
+    return step
 
 
-def estimate(load: StepLoad, cluster: Cluster, units: Units, advice: str = "give it fewer") -> StepPlan:
-    """One step; `advice` says how to change its workers. Raises UserError as `plan_run` does."""
+def estimate(load: StepLoad, cluster: Cluster, units: Units) -> StepPlan:
+    """One step. Raises UserError as `plan_run` does."""
     placement = place(load.step, load.resources, cluster)
     notes = list(load.notes)
     if placement.workers < placement.wanted:
         notes.append(
             f"the recipe wants {placement.wanted} workers and {placement.workers} fit: `mvforge run` would refuse; "
-            f"planned with {placement.workers} ({advice})"
+            f"planned with {placement.workers} ({_advice(load.step)})"
         )
     rate = rate_of(load, placement, units) if load.flops or load.training else None
     if load.training is not None:
@@ -152,9 +166,14 @@ def estimate(load: StepLoad, cluster: Cluster, units: Units, advice: str = "give
         limits[name] = rounds * own + (0.0 if placement.gpus else limits.get("CPU", 0.0))
         item_s = max(item_s, own) if placement.gpus else item_s + own
     limits |= _transfer(load, placement, cluster)
-    wall = max(limits.values())
-    busy = wall if placement.gpus else limits.get("CPU", 0.0)
+    wall = max(limits.values()) + load.start_s
+    limits |= _start(load)
+    busy = wall - load.start_s if placement.gpus else limits.get("CPU", 0.0)
     return _priced(load, placement, wall, limits, item_s, 0.0, None, rate, tuple(notes), cpu_s=_cpu_s(load, placement, busy))
+
+
+def _start(load: StepLoad) -> dict[str, float]:
+    return {"start": load.start_s} if load.start_s else {}
 
 
 def _cpu_s(load: StepLoad, placement: Placement, busy_s: float) -> float:
@@ -174,20 +193,24 @@ def _transfer(load: StepLoad, placement: Placement, cluster: Cluster) -> dict[st
     }
     if load.bytes_internet:
         limits["internet"] = load.bytes_internet * 8 / (cluster.internet_gbit * 1e9)
-        limits["connections"] = load.bytes_internet / (placement.workers * cluster.connection_mb_per_s * 1e6)
+        # As `rendering/fetch.py` shares them out.
+        shares = min(placement.workers, load.connections)
+        limits["connections"] = load.bytes_internet / (shares * (load.connections // shares) * cluster.connection_mb_per_s * 1e6)
+        limits["host"] = load.items / cluster.host_files_per_s
     return limits
 
 
 def rate_of(load: StepLoad, placement: Placement, units: Units) -> Rate:
     """What one worker computes per second: measured on such a GPU, else its data sheet's peak times the assumed share."""
     if not placement.gpus:
-        speed = units.value(load.rate) * placement.slowest_cpu
-        return Rate(speed, f"{load.rate} measured on {units.units[load.rate].device}")
+        name = load.rate if load.rate in units or not load.gpu_rate else load.gpu_rate
+        return Rate(units.value(name) * placement.slowest_cpu, f"{name} measured on {units.units[name].device}")
     slowest: list[Rate] = []
     for group, _ in placement.groups:
-        measured = units.on(load.rate, group.gpu_kind)
+        name = load.gpu_rate or load.rate
+        measured = units.on(name, group.gpu_kind)
         if measured is not None:
-            slowest.append(Rate(measured * load.resources.gpus, f"{load.rate} measured on {units.units[load.rate].device}"))
+            slowest.append(Rate(measured * load.resources.gpus, f"{name} measured on {units.units[name].device}"))
         else:
             speed = group.peak_tflops * group.mfu * load.resources.gpus
             slowest.append(Rate(speed, f"ASSUMED: {group.mfu:.0%} of the {group.peak_tflops:g} TFLOP/s of an {group.gpu_kind}"))
@@ -221,8 +244,11 @@ def _training(
     disk = min(sum(group.disk_gb_per_s * count for group, count in placement.groups), workers * units.value("train.checkpoint_gb_per_s"))
     checkpoint_s = size / (disk * 1e9)
     saved = config.steps // config.checkpoint_every if config.checkpoint_every else 0
-    wall = config.steps * max(step.values()) + saved * checkpoint_s
-    limits = {key: config.steps * seconds for key, seconds in step.items()}
+    looked = training.validations * training.validation_flops / 1e12 / rate.tflops
+    wall = config.steps * max(step.values()) + saved * checkpoint_s + looked + load.start_s
+    limits = {key: config.steps * seconds for key, seconds in step.items()} | _start(load)
+    if looked:
+        limits["validation"] = looked
     memory = stage_memory(training.parameters, config, workers, training.activation_bytes)
     room = min((group.gpu_memory_gb for group, _ in placement.groups), default=0.0)
     if placement.gpus and memory.total_high > room:
@@ -305,9 +331,6 @@ def with_gpu_workers(recipe: Recipe, cluster: Cluster) -> Recipe:
     return replace(recipe, resources=resources)
 
 
-def _advice(recipe: Recipe, step: str) -> str:
+def _advice(step: str) -> str:
     """How to change the number of a step's workers."""
-    for name in (step, step.partition(".")[0]):
-        if name in recipe.resources:
-            return f"--set resources.{name}.workers=N"
-    return f"the recipe names no resources for {step}, so it has the default of {Resources().workers} workers"
+    return f"--set resources.{step}.workers=N"

@@ -12,6 +12,7 @@ from evaluation.score import ScoreConfig
 from evaluation.score_bench import made_up
 from evaluation.score_object import ScoreInputs, score_object
 from infra.storage import Location
+from pipelines.recipes import by_name
 from rendering.curate import CurateConfig, look_at
 from rendering.view_set import TARGET
 from rendering.views import ViewStore, from_row
@@ -48,23 +49,29 @@ def measure_reconstruct(repeats: int) -> tuple[Repeats, str]:
 
     seconds(fast)  # imports and lookups outside the clock
     found: Repeats = {f"reconstruct.s_{cells}": [seconds(replace(fast, resolution=cells)) for _ in range(repeats)] for cells in (32, 64)}
+    coarse = views.rgba[:, ::2, ::2]
+    found["reconstruct.s_64_px64"] = [
+        _cpu_s(lambda: reconstruct(coarse, views.camera, replace(fast, resolution=64), device="cpu").glb()) for _ in range(repeats)
+    ]
     short, long = (seconds(replace(fast, stages=STAGES, refine_steps=steps)) for steps in REFINE_STEPS)
     found["reconstruct.refine_s"] = [max(0.0, (long - short) / (REFINE_STEPS[1] - REFINE_STEPS[0]))]
     return found, f"one raycast object, {MESH_VIEWS} views of {MESH_PX} px"
 
 
 def measure_score(repeats: int) -> tuple[Repeats, str]:
-    """`score.s`: views and mesh of one object at the default protocol."""
-    config = ScoreConfig()
+    """`score.s` and `score.s_20k`: views and mesh of one object at the default protocol, and at that of the recipe `tiny`."""
     with tempfile.TemporaryDirectory(prefix="mvforge-calibrate-") as folder:
         places = made_up(Location(folder), 1, VIEWS, SIZE_PX)
-        inputs = ScoreInputs(
-            places["reference"], places["generated"], places["meshes"], {}, config.resolved(), config.truth_hull_resolution
-        )
         uid = ViewStore(places["generated"]).uids()[0]
-        score_object(uid, inputs=inputs)  # imports outside the clock
-        seconds = [_cpu_s(lambda: score_object(uid, inputs=inputs)) for _ in range(repeats)]
-    return {"score.s": seconds}, f"one object, {VIEWS} views of {SIZE_PX} px, default protocol"
+
+        def seconds(config: ScoreConfig) -> list[float]:
+            protocol, hull = config.resolved(), config.truth_hull_resolution
+            inputs = ScoreInputs(places["reference"], places["generated"], places["meshes"], {}, protocol, hull)
+            score_object(uid, inputs=inputs)  # imports outside the clock
+            return [_cpu_s(lambda: score_object(uid, inputs=inputs)) for _ in range(repeats)]
+
+        found = {"score.s": seconds(ScoreConfig()), "score.s_20k": seconds(by_name("tiny").score)}
+    return found, f"one object, {VIEWS} views of {SIZE_PX} px"
 
 
 def _cpu_s(work: Callable[[], Any]) -> float:

@@ -32,6 +32,7 @@ def shapes_here() -> tuple[Shapes, torch.device]:
     if torch.cuda.is_available():
         return FULL, torch.device("cuda")
     small = tiny()
+    torch.set_num_threads(1)  # as many as a worker of the pipeline gets; with more, several workers would count each core twice
     return Shapes("tiny", small.unet, small.vae, small.latent_size), torch.device("cpu")
 
 

@@ -41,7 +41,8 @@ def _details(plan: RunPlan) -> list[str]:
     total = ["all", "", "", "", "", "", amount(sum(s.cpu_h for s in plan.steps)), amount(sum(s.gpu_h for s in plan.steps))]
     rows.append([*total, duration(plan.wall_s), spread(plan.cost_low, plan.cost_high), ""])
     held = f"all {plan.cluster.nodes} nodes held all the time: {spread(plan.held_low, plan.held_high)} {money}"
-    return [*table(rows, left={0, 1, 10}), held]
+    starved = [f"starved: {step.starved}" for step in plan.steps if step.starved]
+    return [*table(rows, left={0, 1, 10}), held, *starved]
 
 
 def _columns(plans: dict[str, RunPlan]) -> list[str]:
@@ -149,6 +150,7 @@ def _step_json(step: StepPlan) -> dict[str, Any]:
         "rate": None if step.rate is None else as_json(step.rate),
         "units": list(load.units),
         "notes": list(step.notes),
+        "starved": step.starved,
     }
 
 

@@ -119,7 +119,7 @@ def _rng(seed: int, number: int, step: str, what: str = "") -> np.random.Generat
 def _tasks(step: StepPlan, plan: RunPlan, seed: int, seeds: int) -> StepRun:
     faults, workers = plan.cluster.faults, step.placement.workers
     count = max(1, min(seeds, TASKS_IN_ALL // step.load.items))
-    once = step.load.once_cpu_s / step.placement.slowest_cpu
+    once = step.load.once_cpu_s / step.placement.slowest_cpu + step.load.start_s
     # What limits the step is shared by its workers, also where that is the network or the store.
     task_s = max(step.wall_s - once, 0.0) / math.ceil(step.load.items / workers)
     runs = [
@@ -174,12 +174,13 @@ def _stage(step: StepPlan, training: Training, plan: RunPlan, seed: int, seeds: 
     saving = _checkpointing(step, config.steps, chosen, step.item_s + waits, costs, _rng(seed, 0, name, "intervals"))
     mean = {part: float(np.mean([getattr(run, part) for run in runs])) for part in PARTS}
     walls = [run.wall_s for run in runs]
+    beside = step.load.start_s + step.limits.get("validation", 0.0)
     return StepRun(
         name,
-        mean["useful_s"],
-        mean["wall_s"],
-        min(walls),
-        max(walls),
+        mean["useful_s"] + beside,
+        mean["wall_s"] + beside,
+        min(walls) + beside,
+        max(walls) + beside,
         mean["again_s"] + mean["restart_s"],
         mean["straggling_s"],
         mean["saving_s"],

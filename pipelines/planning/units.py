@@ -31,14 +31,24 @@ KNOWN = {
     "train.tflops": ("TFLOP/s", "forward, backward and AdamW of the multi-view U-Net, model operations"),
     "train.checkpoint_bytes": ("bytes/weight", "a resumable checkpoint with average"),
     "train.checkpoint_gb_per_s": ("GB/s", "writing it to local disk and recording its hash"),
+    "train.rank_tflops": ("TFLOP/s", "one of two ranks of a U-Net stage on a CPU, through Ray Train and DeepSpeed"),
+    "train.vae_rank_tflops": ("TFLOP/s", "the same of the VAE's stage"),
+    "train.validate_passes": ("passes/object", "validating one object, in forward passes of a mean training example"),
     "load.array_gb_per_s": ("GB/s", "reading encoded arrays, one reader"),
     "load.megapixels": ("megapixel/s", "reading and decoding pictures, one reader"),
     "generate.tflops": ("TFLOP/s", "joint sampling and decoding of all views"),
     "generate.s": ("s/object", "the very sampling that `generate.tflops` was measured on"),
+    "generate.worker_tflops": ("TFLOP/s", "one of two workers of the generate step on a CPU"),
     "reconstruct.s_32": ("CPU-s/object", "mesh without refining, hull of 32 cells"),
     "reconstruct.s_64": ("CPU-s/object", "mesh without refining, hull of 64 cells"),
+    "reconstruct.s_64_px64": ("CPU-s/object", "the same with pictures of 64 px"),
     "reconstruct.refine_s": ("CPU-s/step", "one step of refining"),
-    "score.s": ("CPU-s/object", "scoring views and mesh of one object"),
+    "score.s": ("CPU-s/object", "scoring views and mesh of one object, default protocol"),
+    "score.s_20k": ("CPU-s/object", "the same with the recipe tiny's protocol: 20,000 points"),
+    **{
+        f"start.{step}": ("s", f"a {step} step beside its work: processes, imports, models")
+        for step in ("fetch", "render", "curate", "train", "encode", "generate", "reconstruct", "score")
+    },
 }
 
 
@@ -83,8 +93,14 @@ class Units:
     def __contains__(self, name: str) -> bool:
         return name in self.units
 
-    def value(self, name: str) -> float:
-        """The median. Raises UserError where the file does not hold the unit."""
+    def value(self, name: str, otherwise: str | float | None = None) -> float:
+        """The median; where the file does not hold the unit (an older one may not), `otherwise`: another unit's, or a number.
+
+        Raises:
+            UserError: the file holds neither.
+        """
+        if name not in self.units and otherwise is not None:
+            return self.value(otherwise) if isinstance(otherwise, str) else otherwise
         if name not in self.units:
             raise UserError(f"{self.path} holds no unit '{name}'", MEND)
         return self.units[name].median

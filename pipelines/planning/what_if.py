@@ -31,7 +31,7 @@ def changed(recipe: Recipe, cluster: Cluster, text: str) -> tuple[Recipe, Cluste
         if not mark:
             raise UserError(f"--what-if {text}: '{part}' is not of the form key=value", "for example --what-if nodes=32,price=40")
         near_name, _, group = key.partition(".")
-        if near_name in ("nodes", "price") and key not in settings.keys_of(recipe):
+        if near_name in ("nodes", "price") and key not in settings.settable(recipe):
             recipe, cluster = _with_cluster(recipe, cluster, near_name, group, _number(key, value))
         else:
             recipe = settings.apply(recipe, [f"{name}={value}" for name in _settings(recipe, key)])
@@ -39,7 +39,7 @@ def changed(recipe: Recipe, cluster: Cluster, text: str) -> tuple[Recipe, Cluste
 
 
 def _settings(recipe: Recipe, key: str) -> list[str]:
-    known = settings.keys_of(recipe)
+    known = settings.settable(recipe)
     if key in FIELDS:
         return [name for name in FIELDS[key] if name in known]
     if key not in known and key not in settings.ALIASES:

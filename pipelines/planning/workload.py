@@ -16,6 +16,7 @@ from training.methods.base import StageBudget
 
 GIVEN_MESHES_S = 0.02  # CPU seconds to list or check one file; small beside everything else, and not measured
 PROBE_VIEW = "procedural objects"
+SCORED_POINTS = (20_000, 100_000)  # of the two protocols that scoring is measured at
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Training:
         bytes_step: read for one update by all ranks together.
         megapixels_step: decoded for one update, where pictures are read instead of arrays.
         activation_bytes: of one object; None = not estimated.
+        validation_flops: of one validation, by one rank alone.
+        validations: how many; one of the first and last is in the start of the step.
     """
 
     config: TrainConfig
@@ -36,6 +39,8 @@ class Training:
     bytes_step: float
     megapixels_step: float
     activation_bytes: float | None
+    validation_flops: float = 0.0
+    validations: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,10 @@ class StepLoad:
         once_cpu_s: processor seconds per worker, whatever the number of items.
         flops: operations per item that run on a GPU where the step has one, else on CPUs.
         rate: the unit that says how fast those run on a CPU.
+        gpu_rate: the one that says it for a GPU, where that is another one.
+        start_s: until the first worker works, and after the last one: processes, imports, models.
         resources: what the recipe asks for.
+        connections: downloads at a time, all workers together.
         training: of a train step.
         units: names of the unit costs that count here.
         notes: assumptions of this step.
@@ -68,6 +76,9 @@ class StepLoad:
     once_cpu_s: float = 0.0
     flops: float = 0.0
     rate: str = ""
+    gpu_rate: str = ""
+    start_s: float = 0.0
+    connections: int = 0
     training: Training | None = None
     units: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -114,7 +125,19 @@ def workload(recipe: Recipe, units: Units, object_mb: float, downloads: int | No
         raise UserError(f"{downloads} downloads for {objects} objects", "download at least as many as are rendered")
     budgets = _budgets(recipe, method)
     data = _data_steps(recipe, units, objects, object_mb, downloads or objects)
-    return data + _training_steps(recipe, units, method, budgets, objects) + _evaluation_steps(recipe, units, method, objects)
+    steps = data + _training_steps(recipe, units, method, budgets, objects) + _evaluation_steps(recipe, units, method, objects)
+    return [_started(step, units) for step in steps]
+
+
+def _started(load: StepLoad, units: Units) -> StepLoad:
+    """The step with what starting it took in the rehearsal; the catalog starts nothing."""
+    name = f"start.{load.step.partition('.')[0]}"
+    return load if name not in units else replace(load, start_s=units.value(name), units=(*load.units, name))
+
+
+def budget_of(recipe: Recipe, stage: str) -> StageBudget:
+    """What one stage of the recipe costs per object."""
+    return _budgets(recipe, method_named(recipe.method))[stage]
 
 
 def _budgets(recipe: Recipe, method: Any) -> dict[str, StageBudget]:
@@ -155,6 +178,7 @@ def _data_steps(recipe: Recipe, units: Units, objects: int, object_mb: float, do
             resources("fetch"),
             bytes_out=fetched,
             bytes_internet=fetched if online else 0.0,
+            connections=recipe.fetch.connections if online else 0,
             cpu_s=GIVEN_MESHES_S,
             units=("render.object_bytes",) if made else (),
             notes=(f"{GIVEN_MESHES_S:g} s of CPU a file: assumed",),
@@ -219,6 +243,8 @@ def _training_steps(recipe: Recipe, units: Units, method: Any, budgets: dict[str
         arrays = encoder is not None and not on_the_fly
         read = float(encoder.array_bytes) if arrays and encoder is not None else budget.views * picture_bytes
         kept = getattr(method, "activation_bytes", None)
+        encodes = any(other.encodes_with == stage.name for other in method.stages)
+        rank_rate = "train.vae_rank_tflops" if encodes else "train.rank_tflops"
         steps.append(
             StepLoad(
                 f"train.{stage.name}",
@@ -234,10 +260,16 @@ def _training_steps(recipe: Recipe, units: Units, method: Any, budgets: dict[str
                     config.global_batch * read,
                     0.0 if arrays else config.global_batch * budget.views * pixels / 1e6,
                     kept(stage.name, recipe.model, conditions) if kept else None,
+                    units.value("train.validate_passes", 0.0) * budget.forward_flops * config.validate_objects,
+                    config.steps // config.validate_every if config.validate_every else 0,
                 ),
-                rate="train.tflops",
-                units=("train.tflops", "train.checkpoint_bytes", "load.array_gb_per_s" if arrays else "load.megapixels"),
-                notes=("validation, sample pictures and the networks that only a loss needs are not counted",),
+                rate=rank_rate,
+                gpu_rate="train.tflops",
+                units=(
+                    *(rank_rate, "train.tflops", "train.validate_passes", "train.checkpoint_bytes"),
+                    "load.array_gb_per_s" if arrays else "load.megapixels",
+                ),
+                notes=("sample pictures and the networks that only a loss needs are not counted",),
             )
         )
     return steps
@@ -263,8 +295,9 @@ def _evaluation_steps(recipe: Recipe, units: Units, method: Any, objects: int) -
             recipe.resources_for("generate"),
             bytes_out=pictures,
             flops=sampling,
-            rate="generate.tflops",
-            units=("generate.tflops",),
+            rate="generate.worker_tflops",
+            gpu_rate="generate.tflops",
+            units=("generate.worker_tflops", "generate.tflops"),
         ),
         StepLoad(
             "reconstruct",
@@ -274,9 +307,9 @@ def _evaluation_steps(recipe: Recipe, units: Units, method: Any, objects: int) -
             bytes_in=pictures,
             bytes_out=made * 2e6,
             cpu_s=reconstruct_cpu_s(recipe, units),
-            units=("reconstruct.s_32", "reconstruct.s_64", "reconstruct.refine_s"),
+            units=("reconstruct.s_32", "reconstruct.s_64", "reconstruct.s_64_px64", "reconstruct.refine_s"),
             notes=(
-                "hull: a power of its cells through the two measured sizes; refining: measured at 128 px and 64 cells, "
+                "hull: powers of its cells and of the pictures' side through what was measured; refining: measured at 128 px and 64 cells, "
                 "taken as the same per step elsewhere; 2 MB a mesh",
             ),
         ),
@@ -286,9 +319,9 @@ def _evaluation_steps(recipe: Recipe, units: Units, method: Any, objects: int) -
             "objects",
             recipe.resources_for("score"),
             bytes_in=2 * pictures,
-            cpu_s=units.value("score.s"),
-            units=("score.s",),
-            notes=("scoring was measured on 8 views of 64 px at the default protocol; its cost is mostly geometry and taken as the same",),
+            cpu_s=score_cpu_s(recipe, units),
+            units=("score.s", "score.s_20k"),
+            notes=("scoring: a line in the surface points through two measured protocols, on 8 views of 64 px",),
         ),
     ]
 
@@ -297,7 +330,18 @@ def reconstruct_cpu_s(recipe: Recipe, units: Units) -> float:
     """Processor seconds of one mesh: a power law in the hull's cells, never falling, and the steps of refining where asked for."""
     small, large = units.value("reconstruct.s_32"), units.value("reconstruct.s_64")
     power = max(0.0, math.log2(large / small)) if small > 0 and large > 0 else 0.0
-    seconds = large * (recipe.reconstruct.resolution / 64) ** power
+    coarse = units.value("reconstruct.s_64_px64", "reconstruct.s_64")
+    by_side = max(0.0, math.log2(large / coarse)) if coarse > 0 and large > 0 else 0.0
+    # Beyond the measured sides nothing is known of the pictures' share, so none is added.
+    seconds = large * (recipe.reconstruct.resolution / 64) ** power * min(1.0, recipe.render.resolution / 128) ** by_side
     if "refine" in recipe.reconstruct.stages:
         seconds += recipe.reconstruct.refine_steps * units.value("reconstruct.refine_s")
     return seconds
+
+
+def score_cpu_s(recipe: Recipe, units: Units) -> float:
+    """Processor seconds of scoring one object: a line in the number of surface points, never below zero."""
+    few, many = SCORED_POINTS
+    share = (recipe.score.resolved().points - few) / (many - few)
+    small, large = units.value("score.s_20k", "score.s"), units.value("score.s")
+    return max(0.0, small + share * (large - small))

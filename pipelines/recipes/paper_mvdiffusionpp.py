@@ -80,5 +80,20 @@ def recipe() -> Recipe:
         generate=GenerateConfig(sampler="ddpm", steps=75),  # section 6
         # The paper fits NeuS to every object; the grid and the steps of ours are our choice.
         reconstruct=ReconstructConfig(stages=STAGES, resolution=128, refine_resolution=128, refine_px=256, refine_steps=1500),
-        resources={"render": Resources(workers=1024), "train": gpu, "train.mvae": replace(gpu, workers=64), "encode": gpu, "generate": gpu},
+        resources={
+            # As many as `fetch.connections` lets download at once, one each: a host that counts requests by address is not
+            # asked faster by more of them (Hugging Face answers 3,000 files in 5 minutes to an unknown address: 2 h for 72,000).
+            "fetch": Resources(workers=16),
+            # One core each, out of the 1,024 of infra/clusters/h100x128_render.yaml and the 1,536 of h100x128.yaml.
+            "render": Resources(workers=1024),
+            # 2,250 tasks of 32 objects, so some four for each worker: more would wait for the last ones and for the store.
+            "curate": Resources(workers=512),
+            "train": gpu,
+            "train.mvae": replace(gpu, workers=64),
+            "encode": gpu,
+            "generate": gpu,
+            # The 360 test objects at once: minutes each, so that a second round would double the time.
+            "reconstruct": Resources(workers=360),
+            "score": Resources(workers=360),
+        },
     )

@@ -56,7 +56,7 @@ PLAIN = [
             "loop",
         )
     ),
-    *(f"training/{name}.py" for name in ("rates", "resume", "sampler")),
+    *(f"training/{name}.py" for name in ("notice", "rates", "resume", "sampler")),
     *(f"evaluation/proofs/{name}.py" for name in ("ablate", "adapt", "compare", "condition", "conditions", "data", "denoiser", "dropout")),
     *(f"evaluation/proofs/{name}.py" for name in ("fitting", "latents", "measures", "memorise", "rgb_vae", "run", "sampling", "setups")),
     "evaluation/proofs/shapes.py",

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -71,3 +73,34 @@ def test_killed_while_training(chain: Chain):
     assert [row["step"] for row in history] == list(range(1, 41)), "every step once, in order"
     validation = [json.loads(line)["step"] for line in (chain.data("train.unet2", label) / "validation.jsonl").read_text().splitlines()]
     assert validation[0] == 0 and validation[-1] == 40 and len(set(validation)) == len(validation)
+
+
+def test_told_to_end_while_training(chain: Chain, monkeypatch: pytest.MonkeyPatch):
+    """SIGTERM to the driver: its workers save the step in flight, it says how to go on, and the same command does."""
+    monkeypatch.setenv("MVFORGE_NOTICE_S", str(PATIENCE_S))  # a busy machine may take long to begin
+    longer = ["--set", "train.unet2.steps=40", "--set", "train.unet2.checkpoint_every=1000", "--only", "train.unet2"]
+    label = chain.mvforge("plan", "smoke", *longer[:4])["label"]
+    place = chain.store / "train.unet2" / label
+    driver = chain.start("run", "smoke", *longer, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while not any(place.glob("*/workers.pickle")):
+            assert driver.poll() is None and time.monotonic() < deadline, "training never began"
+            time.sleep(0.1)
+        driver.send_signal(signal.SIGTERM)
+        _, said = driver.communicate(timeout=PATIENCE_S)
+    finally:
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
+    assert driver.returncode == 75, said[-3000:]
+    found = re.search(r"checkpoint after step (\d+) saved; run the same command again to go on", said)
+    assert found, said[-3000:]
+    (saved,) = [path.parent.name for path in place.rglob("step-*/manifest.json")]
+    assert int(saved.split("-")[1]) == int(found[1]) < 40, "no other checkpoint was due"
+    rows = {row["step"]: row for row in chain.mvforge("status", "smoke", *longer[:4])["steps"]}
+    assert (rows["train.unet2"]["state"], rows["train.unet2"]["detail"]) == ("interrupted", "run again to go on")
+    building = json.loads((place / "building.json").read_text())["build_id"]
+    result = chain.mvforge("run", "smoke", *longer)
+    assert result["steps"]["train.unet2"]["build_id"] == building
+    history = [json.loads(line) for line in (chain.data("train.unet2", label) / "history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in history] == list(range(1, 41)), "every step once, in order"

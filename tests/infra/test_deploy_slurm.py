@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.notice import STATUS
 from tests.infra.deployment import ROOT, SBATCH
 
 # Steps that would go on for ever do so until they are told to end; the others answer as on a node.
@@ -29,7 +30,7 @@ if [ "$1" = show ]; then printf 'node%s\\n' 1 2 3; fi
 PYTHON = """#!/usr/bin/env bash
 if [ "$1" = -c ]; then exec "$REAL_PYTHON" "$@"; fi
 printf '%s\\n' "driver RAY_ADDRESS=$RAY_ADDRESS token=$RAY_AUTH_TOKEN $*" >>"$CALLS"
-trap 'echo "driver stopped" >>"$CALLS"; [ -n "$DEAF" ] || exit 130' TERM
+trap 'echo "driver stopped notice=$MVFORGE_NOTICE_S" >>"$CALLS"; [ -n "$DEAF" ] || exit 75' TERM
 until [ "$(grep -c "ray start" "$CALLS")" -ge 3 ]; do sleep 0.05; done
 for _ in $(seq "$DRIVER_TENTHS"); do sleep 0.1; done
 exit "$DRIVER_STATUS"
@@ -143,9 +144,9 @@ def test_notice_stops_the_pipeline_and_requeues(batch, tmp_path, deaf):
     script.send_signal(signal.SIGTERM)
     _, errors = script.communicate(timeout=60)
     said = calls(tmp_path)
-    assert "driver stopped" in said
+    assert "driver stopped notice=0" in said, "of one second of patience, a training gets none"
     assert "scontrol requeue 123456" in said, errors
-    assert script.returncode == (137 if deaf else 130), "a pipeline that does not listen is killed when patience ends"
+    assert script.returncode == (137 if deaf else STATUS), "a pipeline that does not listen is killed when patience ends"
     wait_for(tmp_path, "ended")
 
 
@@ -178,3 +179,13 @@ def test_directives_allow_what_the_script_relies_on():
     assert {"--requeue", "--ntasks-per-node=1", "--open-mode=append"} <= set(directives)
     (notice,) = [int(line.rpartition("@")[2]) for line in directives if line.startswith("--signal=B:TERM@")]
     assert notice > 90, "the default patience ends before Slurm's"
+
+
+def test_a_training_has_time_for_its_checkpoint(batch, tmp_path):
+    """The usual settings: more than the 30 seconds that a notice promises at least, and less than the patience of the script."""
+    script = batch("small", tenths=600, MVFORGE_PATIENCE_S="")
+    wait_for(tmp_path, "driver RAY")
+    script.send_signal(signal.SIGTERM)
+    script.communicate(timeout=60)
+    assert script.returncode == STATUS and "driver stopped notice=70" in calls(tmp_path)
+    assert any("requeue" in line for line in calls(tmp_path))

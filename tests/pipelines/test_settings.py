@@ -4,7 +4,7 @@ import pytest
 
 from infra.errors import UserError
 from pipelines import recipes
-from pipelines.settings import apply, keys_of, label_for
+from pipelines.settings import apply, keys_of, label_for, settable
 
 
 @pytest.fixture
@@ -37,9 +37,34 @@ def test_tuples_and_resources(tiny):
     assert changed.resources_for("train.unet2").workers == tiny.resources["train"].workers
 
 
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_step_of_every_recipe_takes_workers_of_its_own(name):
+    from pipelines import graph
+
+    recipe = recipes.by_name(name)
+    steps = [step.name for step in graph.build(recipe)]
+    assert recipe.step_names() == steps
+    for step in steps:
+        changed = apply(recipe, [f"resources.{step}.workers=7", f"resources.{step}.cpus=0.5"])
+        assert {each.name: each.resources.workers for each in graph.build(changed)} == {
+            each: 7 if each == step else recipe.resources_for(each).workers for each in steps
+        }
+        assert f"resources.{step}.workers" in settable(recipe)
+
+
+def test_the_graph_without_an_encode_step_has_the_same_names_too(tiny):
+    from pipelines import graph
+
+    for changed in (apply(tiny, ["encode_on_the_fly=true"]), apply(tiny, [f"train.unet{n}.encode_on_the_fly=true" for n in (1, 2, 3)])):
+        assert changed.step_names() == [step.name for step in graph.build(changed)] and "encode" not in changed.step_names()
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        ("resources.fecth.workers=4", "did you mean 'resources.fetch.workers'"),
+        ("resources.fetch.wokers=4", "did you mean 'resources.fetch.workers'"),
+        ("resources.train.unet4.workers=4", "did you mean 'resources.train.unet"),
         ("render.resolutoin=64", "did you mean 'render.resolution'"),
         ("sorce=local:/x", "did you mean 'source'"),
         ("render.resolution", "not of the form key=value"),

@@ -3,9 +3,12 @@
 import io
 import json
 import os
+import socket
 import stat
 import sys
 import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -147,6 +150,36 @@ def test_the_secrets_would_be_there_without_redaction(store, home, tmp_path, cap
     everything = "\n".join(files.values())
     hidden_by_name = {"token"}  # stands in the environment alone, under its own name
     assert {name for name, secret in PLANTED.items() if secret not in everything} == hidden_by_name
+
+
+class _Agent(BaseHTTPRequestHandler):
+    """Answers as Ray's agent does: our figures among hundreds of Ray's own."""
+
+    def do_GET(self) -> None:
+        body = b'# TYPE ray_tasks gauge\nray_tasks 3.0\nray_mvforge_views_total{label="tiny",step="render"} 34.0\n'
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_the_figures_of_this_moment_are_in_it(store, home, tmp_path, capsys, monkeypatch):
+    (tmp_path / "run.prom").write_text('ray_mvforge_queue_items{label="tiny",step="render"} 7.0\n')
+    monkeypatch.setenv("MVFORGE_METRICS_FILE", str(tmp_path / "run.prom"))
+    (tmp_path / "tmp" / "ray").mkdir(parents=True)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Agent) as agent, socket.create_server(("127.0.0.1", 0)) as taken:
+        gone = taken.getsockname()[1]
+        taken.close()
+        groups = [{"labels": {"job": "ray"}, "targets": [f"127.0.0.1:{agent.server_port}", f"127.0.0.1:{gone}"]}]
+        (tmp_path / "tmp" / "ray" / "prom_metrics_service_discovery.json").write_text(json.dumps(groups))
+        threading.Thread(target=agent.serve_forever, daemon=True).start()
+        files = bundled(capsys, tmp_path, "--store", store.root.uri)
+        agent.shutdown()
+    assert files["metrics/metrics-file.prom"] == 'ray_mvforge_queue_items{label="tiny",step="render"} 7.0\n'
+    assert files[f"metrics/127.0.0.1-{agent.server_port}.prom"] == 'ray_mvforge_views_total{label="tiny",step="render"} 34.0\n'
+    assert "does not answer" in files[f"metrics/127.0.0.1-{gone}.prom"]
 
 
 def test_a_cut_log_begins_with_a_whole_line(tmp_path):

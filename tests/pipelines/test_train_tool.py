@@ -182,3 +182,26 @@ def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
 def test_how_a_stage_is_watched_is_no_part_of_what_it_learns() -> None:
     watched = replace(CONFIG, sample_every=3, sample_objects=9, spike_factor=9.0, prefetch=5, readers=4)
     assert canonical(watched) == canonical(CONFIG) != canonical(replace(CONFIG, encode_on_the_fly=True))
+
+
+def test_figures_are_tracked_where_that_is_asked_for(
+    store: Location, tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted at its 15th step and given again: one run, every step once."""
+    from infra import tracking
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    (tmp_path / "accidents").mkdir()
+    (tmp_path / "accidents" / "fail-14").touch()
+    monkeypatch.setenv("TOY_ACCIDENTS", str(tmp_path / "accidents"))
+    arguments = [RECIPE, "first", "--store", str(store), "--out", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="asked to fail"):
+        call(*arguments)
+    call(*arguments)
+    client = tracking.client_of(tracking_uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("mvforge").experiment_id])
+    assert run.info.status == "FINISHED" and run.data.params["steps"] == "20"
+    rows = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
+    logged = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [(m.step, m.value) for m in logged] == [(row["step"], row["loss"]) for row in rows]
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "validation/loss")] == [0, 10, 20]

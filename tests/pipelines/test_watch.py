@@ -129,7 +129,74 @@ def test_without_watch_status_is_what_it_was(store, capsys):
     assert set(answer["steps"][0]) == {"step", "state", "completed", "failed", "rejected", "detail", "path"}
 
 
-@pytest.mark.parametrize("arguments", [("render", "--watch"), (RECIPE, "render", "--watch"), (RECIPE, "--watch", "--interval", "0")])
+CLUSTER = """
+name: two-kinds
+currency: EUR
+groups:
+  - {name: cpu, count: 5, cpus: 8, memory_gb: 32, price_low: 0.6, price_high: 0.9}
+  - name: gpu
+    <<: {count: 2, cpus: 16, gpus: 4, memory_gb: 64, gpu_kind: H100, peak_tflops: 989, gpu_memory_gb: 80, price_low: 10, price_high: 20}
+"""
+# Render fills 3 of the nodes with CPUs (20 workers of 1 CPU, 8 a node), unet1 both with GPUs (6 workers of 1 GPU, 4 a node).
+SETS = ("--set", "resources.render.workers=20", "--set", "resources.train.unet1.workers=6", "--set", "resources.train.unet1.gpus=1")
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> str:
+    (tmp_path / "cluster.yaml").write_text(CLUSTER)
+    return str(tmp_path / "cluster.yaml")
+
+
+def test_the_cost_is_that_of_the_bill_done_by_hand(store, cluster, capsys):
+    """1800 s of a finished rendering, half an hour of a training at work, two replaced: a build of another label, an interrupted one."""
+    label = ("--label", RECIPE)
+    finished(store, "render", RECIPE, seconds=1800.0)
+    finished(store, "fetch", "other", seconds=9999.0)
+    interrupted(store, "encode", RECIPE)
+    at_work(store, "train.unet1", time.time() - 9999)
+    with Lease(store.folder("train.unet1", RECIPE) / "lease.json", "train") as lease:
+        (store.folder("train.unet1", RECIPE) / "lease.json").write_json({**lease._holder.__dict__, "since": time.time() - 1800})
+        (refresh,) = watched(store, capsys, "--cluster", cluster, *SETS, *label)
+    cost = refresh["cost"]
+    assert {name: figures[0] for name, figures in cost["by_step"].items()} == {
+        "render": pytest.approx(0.5 * 3),
+        "train.unet1": pytest.approx(0.5 * 2, rel=0.01),
+    }
+    assert (cost["currency"], cost["node_hours"]) == ("EUR", pytest.approx(2.5, rel=0.01))
+    assert cost["low"] == pytest.approx(0.5 * 3 * 0.6 + 0.5 * 2 * 10, rel=0.01)
+    assert cost["high"] == pytest.approx(0.5 * 3 * 0.9 + 0.5 * 2 * 20, rel=0.01)
+    assert any("interrupted" in text for text in cost["assumptions"])
+
+
+def test_a_rerun_costs_beside_what_it_replaces(store, cluster, capsys):
+    finished(store, "render", RECIPE, seconds=3600.0)
+    at_work(store, "render", time.time() - 3600)
+    with Lease(store.folder("render", RECIPE) / "lease.json", "render") as lease:
+        (store.folder("render", RECIPE) / "lease.json").write_json({**lease._holder.__dict__, "since": time.time() - 3600})
+        (refresh,) = watched(store, capsys, "--cluster", cluster, "--set", "resources.render.workers=1", "--label", RECIPE)
+    assert refresh["cost"]["low"] == pytest.approx(2 * 0.6, rel=0.01)
+
+
+def test_the_prices_may_come_from_the_environment(store, cluster, capsys, monkeypatch):
+    finished(store, "render", RECIPE, seconds=3600.0)
+    (unknown,) = watched(store, capsys)
+    monkeypatch.setenv("MVFORGE_CLUSTER", cluster)
+    (known,) = watched(store, capsys)
+    assert unknown["cost"] is None and known["cost"]["low"] == pytest.approx(0.6)
+    assert main(["status", RECIPE, "--watch", "--refreshes", "1", "--store", store.root.uri]) == 0
+    assert "cost so far: 0.60 to 0.90 EUR for 1.00 node hours" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("render", "--watch"),
+        (RECIPE, "render", "--watch"),
+        (RECIPE, "--watch", "--interval", "0"),
+        (RECIPE, "--watch", "--cluster", "no-such.yaml"),
+        (RECIPE, "--cluster", "infra/clusters/laptop.yaml"),
+    ],
+)
 def test_impossible_watches_are_refused(store, capsys, arguments):
     assert main(["status", *arguments, "--store", store.root.uri]) == 2
     assert "mend: " in capsys.readouterr().err
@@ -167,4 +234,5 @@ def test_a_terminal_is_refreshed_in_place_and_left_cleanly(store, monkeypatch):
     rows = [line.replace("\x1b[K", "").rstrip("\r") for line in tables[0].split("\n")[:-1]]
     assert rows[0].startswith("recipe smoke, label smoke") and all(len(row) < 70 for row in rows)
     assert any(row.startswith("render") and "6 of 10 objects" in row for row in rows)
+    assert "cost so far: unknown (give --cluster)" in rows
     assert tables[1].startswith(f"\x1b[{len(rows)}F") and "Traceback" not in shown

@@ -55,7 +55,7 @@ def test_the_finished_rendering_is_summed_up_from_its_ledger(pushed):
 def test_a_poison_object_is_retried_so_often_and_then_quarantined(ray_cluster, tmp_path):
     """Object 0 fails whenever it is tried; its attempts are counted over all runs."""
     config, place = replace(dry.CONFIG, max_attempts=3), Location(str(tmp_path))
-    dry._write_manifest(place / "meshes" / "meshes.parquet", 6)
+    dry.write_manifest(place / "meshes" / "meshes.parquet", 6)
     job = Job(resources=Resources(workers=1), cache=place / "cache")
     pieces = place / "cache" / "pieces" / config.digest()
 

@@ -225,8 +225,9 @@ def test_an_object_that_keeps_killing_its_actor_is_given_up(ray_cluster, tmp_pat
     batch = pa.Table.from_pylist(
         [{"block": 0, "name": name, "uid": "toy0", "path": rows[0]["path"], "with_mesh": False, "previous": None, "counted": False}]
     )
-    for count, state in ((2, "done"), (3, "failed")):
-        (task.notes / "000000.json").write_json({"finished": {}, "begun": name, "count": count})
+    here, lost = ray.nodes()[0]["NodeID"], "f" * 56  # what was begun on a node that is lost ended with it, and is no try
+    for nodes, state in (([here] * 2, "done"), ([here, lost, lost, lost, here], "done"), ([here, lost, here, here], "failed")):
+        (task.notes / "000000.json").write_json({"finished": {}, "begun": name, "nodes": nodes})
         answer = RenderActor(task)(batch).to_pylist()
         assert [(row["name"], row["state"]) for row in answer] == [(name, state)]
     assert list_pieces(task.pieces)[name].reason == "worker_died"

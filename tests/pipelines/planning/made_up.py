@@ -23,11 +23,18 @@ VALUES = {
     "load.array_gb_per_s": 0.6,
     "load.megapixels": 50.0,
     "generate.tflops": 0.1,
+    "generate.worker_tflops": 0.1,
     "generate.s": 1.0,
     "reconstruct.s_32": 1.0,
     "reconstruct.s_64": 4.0,
     "reconstruct.refine_s": 0.06,
+    "reconstruct.s_64_px64": 4.0,
     "score.s": 10.0,
+    "score.s_20k": 2.0,
+    "train.rank_tflops": 0.08,
+    "train.vae_rank_tflops": 0.08,
+    "train.validate_passes": 0.0,
+    **dict.fromkeys((f"start.{step}" for step in "fetch render curate train encode generate reconstruct score".split()), 0.0),
 }
 assert set(VALUES) == set(KNOWN)
 

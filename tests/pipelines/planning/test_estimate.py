@@ -8,6 +8,7 @@ from infra.errors import UserError
 from pipelines import recipes
 from pipelines.planning.estimate import RunPlan, plan_run
 from pipelines.planning.memory import stage_memory
+from pipelines.planning.show import plan_lines
 from pipelines.planning.what_if import changed
 from pipelines.planning.workload import view_cpu_s
 from pipelines.projection import project
@@ -58,8 +59,14 @@ def test_what_is_slowest_is_the_bottleneck(paper):
     render = step(plan_run(paper, narrow, units()), "render")
     assert render.bottleneck == "store" and render.wall_s == pytest.approx((render.load.bytes_in + render.load.bytes_out) / 1e7)
     fetch = step(plan_run(paper, gpu_cluster(), units(), downloads=800_000), "fetch")
-    assert fetch.load.items == 800_000 and fetch.bottleneck == "connections"
-    assert fetch.wall_s == pytest.approx(800_000 * 11e6 / (2 * 20e6)), "two workers of 20 MB/s each"
+    assert fetch.load.items == 800_000 and fetch.bottleneck == "host", "10 files a second to one address"
+    assert fetch.wall_s == pytest.approx(80_000) and "host_files_per_s" in fetch.starved
+    quick = dataclasses.replace(gpu_cluster(), host_files_per_s=1e6)
+    few = apply(paper, ["resources.fetch.workers=5"])
+    for recipe, at_once in ((paper, 16), (few, 15)):  # 16 connections; five workers of three each
+        fetch = step(plan_run(recipe, quick, units(), downloads=800_000), "fetch")
+        assert fetch.bottleneck == "connections" and fetch.wall_s == pytest.approx(800_000 * 11e6 / (at_once * 20e6))
+    assert "fetch.connections=N" in fetch.starved or fetch.placement.workers < 16
 
 
 @pytest.mark.parametrize(
@@ -122,6 +129,18 @@ def test_refusals(paper):
     lacking = units()
     with pytest.raises(UserError, match="no unit 'score.s'"):
         plan_run(paper, gpu_cluster(), dataclasses.replace(lacking, units={n: u for n, u in lacking.units.items() if n != "score.s"}))
+
+
+def test_a_starved_step_names_its_mend(paper):
+    cluster = gpu_cluster()
+    assert not any(one.starved for one in plan_run(paper, cluster, units()).steps if one.load.step != "fetch")
+    starved = plan_run(apply(paper, ["resources.curate.workers=2", "resources.reconstruct.workers=2"]), cluster, units())
+    told = {one.load.step: one.starved for one in starved.steps if one.starved}
+    assert told["curate"] == "curate uses 2 of 1,536 CPUs: --set resources.curate.workers=1536"
+    assert told["reconstruct"].endswith("resources.reconstruct.workers=360"), "no more than there are objects"
+    mended = plan_run(apply(paper, [told["curate"].rpartition(" ")[2]]), cluster, units())
+    assert step(mended, "curate").wall_s < step(starved, "curate").wall_s / 500
+    assert any(line.startswith("starved: curate uses 2 of") for line in plan_lines({"as it is": starved}))
 
 
 def test_too_few_nodes_are_said(paper):
