@@ -65,7 +65,7 @@ class Kind:
     steps: tuple[str, ...]
     present: Callable[[Scene], bool]
     inject: Inject
-    until: float = 0.85
+    until: float = 0.75
     found_late: bool = False
 
     def fits(self, step: str) -> bool:

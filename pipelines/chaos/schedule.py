@@ -7,9 +7,12 @@ from random import Random
 from infra.seeds import seed_for
 from pipelines.chaos.faults import KINDS
 
-MOST_IN_A_STEP = 5
+# Steps by how long they last: at most so many faults in one, and whether they may come in the middle of its work.
+LONG, MIDDLE = ("train",), ("render", "encode", "generate")
+MOST_IN_LONG, MOST_IN_MIDDLE, MOST_IN_SHORT = 6, 4, 2
 BRIEF = ("catalog", "gate")
-DELAY_S = 1.5
+AT_THE_START = 0.4  # share of faults in longer steps that come while these start, which is most of the time of a small one
+DELAY_S = 1.0
 AT_ONCE = 0.3  # share of faults that do not wait for the recovery from the one before
 
 
@@ -31,6 +34,12 @@ class Planned:
     at_once: bool
 
 
+def most_in(step: str) -> int:
+    """How many faults a step may get."""
+    family = step.partition(".")[0]
+    return MOST_IN_LONG if family in LONG else MOST_IN_MIDDLE if family in MIDDLE else MOST_IN_SHORT
+
+
 def _fits(kind: str, step: str) -> bool:
     return KINDS[kind].fits(step) and step not in BRIEF
 
@@ -45,7 +54,7 @@ def plan(seed: int, number: int, steps: list[str], kinds: list[str], done: Count
     random = Random(seed_for(seed, "chaos", number))
     had, per_step, chosen = Counter(done), Counter[str](), list[Planned]()
     while len(chosen) < count:
-        open_to = {kind: [step for step in steps if _fits(kind, step) and per_step[step] < MOST_IN_A_STEP] for kind in kinds}
+        open_to = {kind: [step for step in steps if _fits(kind, step) and per_step[step] < most_in(step)] for kind in kinds}
         possible = [kind for kind in kinds if open_to[kind]]
         if not possible:
             break
@@ -54,5 +63,6 @@ def plan(seed: int, number: int, steps: list[str], kinds: list[str], done: Count
         step = random.choice(open_to[kind])
         had[kind] += 1
         per_step[step] += 1
-        chosen.append(Planned(kind, step, random.uniform(0, KINDS[kind].until), random.random(), random.random() < AT_ONCE))
+        work = random.uniform(0, KINDS[kind].until) * (random.random() >= AT_THE_START) * (most_in(step) > MOST_IN_SHORT)
+        chosen.append(Planned(kind, step, work, random.random(), random.random() < AT_ONCE))
     return sorted(chosen, key=lambda each: (steps.index(each.step), each.work))

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from pipelines.chaos.faults import KINDS
-from pipelines.chaos.schedule import MOST_IN_A_STEP, plan
+from pipelines.chaos.schedule import most_in, plan
 
 STEPS = [
     *("catalog", "fetch", "render", "curate", "train.mvae", "encode", "train.unet1", "train.unet2", "train.unet3"),
@@ -19,13 +19,13 @@ def test_a_plan_is_even_possible_and_in_order(number: int):
     assert len(planned) == 20 and set(Counter(each.kind for each in planned).values()) <= {1, 2}
     assert {each.kind for each in planned} == set(KINDS)
     assert [STEPS.index(each.step) for each in planned] == sorted(STEPS.index(each.step) for each in planned)
-    assert max(Counter(each.step for each in planned).values()) <= MOST_IN_A_STEP
+    assert all(count <= most_in(step) for step, count in Counter(each.step for each in planned).items())
     for each in planned:
         if each.kind == "blender":
             assert each.step == "render"
         if each.kind in ("train_worker", "train_controller", "truncated_checkpoint"):
             assert each.step.startswith("train.")
-        assert 0 <= each.work <= 0.85 and 0 <= each.delay < 1 and each.step not in ("catalog", "gate")
+        assert 0 <= each.work <= 0.75 and 0 <= each.delay < 1 and each.step not in ("catalog", "gate")
 
 
 def test_the_seed_decides():
