@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import ray
 
+from infra import notice
 from infra.errors import UserError
 from infra.job import Resources
 from infra.processes import start_time
@@ -72,6 +73,7 @@ def attach() -> None:
                 "stop it with the environment that started it, then `make demo` again",
             ) from error
         raise
+    notice.listen_again()
 
 
 def _quiet_ray_data() -> None:

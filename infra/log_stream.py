@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from infra.log_context import context
 
 # What Ray puts before the lines of its workers: `(RenderActor pid=123, ip=10.0.0.1) `, in colour on a terminal.
-WORKER = re.compile(r"\((?P<source>[^()]*(?:\([^()]*\))?[^()]*(?:pid=\d+|raylet|autoscaler)[^()]*)\)\s(?P<text>.*)", re.DOTALL)
+WORKER = re.compile(r"\((?P<source>[^{}\"\n]{0,200}?(?:pid=\d+|raylet|autoscaler)[^()]*)\)\s(?P<text>.*)", re.DOTALL)
 # What Ray's native code writes: `[2026-01-01 12:00:00,000 E 14415 15262] core_worker.cc:2465: ...`.
 NATIVE = re.compile(r"\[\d{4}-\d\d-\d\d [\d:,.]+ (?P<level>[IWEF]) ")
 LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "critical"}

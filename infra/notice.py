@@ -77,6 +77,12 @@ def listening() -> Iterator[None]:
         _listener = None
 
 
+def listen_again() -> None:
+    """To be called after Ray was started in this process: its own handler, which prints a stack and aborts, has taken our place."""
+    if _listener is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _listener.handle)
+
+
 @contextlib.contextmanager
 def heeding(heed: Callable[[], None] = lambda: None, limited: bool = False) -> Iterator[Callable[[], bool]]:
     """While the block runs, a notice ends nothing: it calls `heed`, which must return at once, and is told by what this yields.

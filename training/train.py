@@ -173,9 +173,9 @@ def _train_on_workers(config: TrainConfig, inputs: StageInputs, out: Location, j
         except ray.train.TrainingFailedError as error:
             _raise_if_stopped(out)
             raise RuntimeError(f"train.{config.stage} failed {MAX_FAILURES + 1} times, last: {error}") from error
+        if (out / LEFT).exists():  # said in here, since the block's end would only tell that there was a notice
+            raise Left((out / LEFT).read_json()["step"])
     _raise_if_stopped(out)
-    if (out / LEFT).exists():
-        raise Left((out / LEFT).read_json()["step"])
 
 
 def _passed_on(out: Location) -> Callable[[], None]:

@@ -6,8 +6,9 @@ ended is started again with the same command once everything is up, and what an 
 The recovery time of a fault is the time from the fault to the next *progress* of the work, that is to a mark of finished work
 (see `pipelines.chaos.progress`) that was never there before in this pass. It contains everything: noticing the death, starting
 again, and doing again what was lost. Work that goes on undisturbed beside the fault counts as well, so it is the time for which
-the run as a whole stood still. A damaged shard does no harm until it is read: it counts from the end of the run that found it.
-Where no mark follows, because the run was through, the end of the run counts.
+the run as a whole stood still; what the workers of a lost node finish before they notice does not count. A damaged shard does no
+harm until it is read: it counts from the end of the run that found it. Where no mark follows, because the run was through, the
+end of the run counts.
 """
 
 import json
@@ -47,11 +48,18 @@ class Stuck(Exception):
 
 @dataclass
 class _Open:
-    """A fault that the work has not got over yet. `found`: its harm has been seen (of most kinds at once)."""
+    """A fault that the work has not got over yet.
+
+    Attributes:
+        starts: of the driver before it.
+        found: its harm has been seen (of most kinds at once).
+        done_at: epoch seconds when it was all over; what was hit may finish a piece of work until then.
+    """
 
     row: FaultRow
     starts: int
     found: bool
+    done_at: float
 
     @property
     def at(self) -> float:
@@ -165,7 +173,8 @@ class Disturbed:
         self._unexplained = 0 if self._open else self._unexplained + 1
         for each in self._open:
             if not each.found:  # damage does no harm until it is read
-                each.row, each.found = replace(each.row, at=time.time()), True
+                each.done_at = time.time()
+                each.row, each.found = replace(each.row, at=each.done_at), True
         if self._unexplained > UNEXPLAINED:
             raise Stuck(f"the run ended {self._unexplained} times with no fault in between, last in {self.step}: {tail}")
         for step in MEND.findall(tail):
@@ -234,7 +243,8 @@ class Disturbed:
             return  # tried again while the step lasts
         self._queue.popleft()
         self._since, self._unexplained = None, 0
-        self._open.append(_Open(FaultRow(self._number, kind.name, self.step, INJECTED, hit, at), starts, not kind.found_late))
+        row = FaultRow(self._number, kind.name, self.step, INJECTED, hit, at)
+        self._open.append(_Open(row, starts, not kind.found_late, time.time()))
         self._say(f"    {time.strftime('%H:%M:%S')} {self.step}: {kind.text} ({hit})")
 
     def _miss(self, planned: Planned, why: str) -> None:
@@ -246,7 +256,7 @@ class Disturbed:
         if not self.services.are_up() or self._later or self.driver() is None or self._rerunning:
             return
         for each in list(self._open):
-            moment = self.progress.next_after(each.at) if each.found else None
+            moment = self.progress.next_after(each.done_at) if each.found else None
             if moment is not None:
                 self._close(each, moment)
                 self._open.remove(each)
@@ -254,7 +264,7 @@ class Disturbed:
     def _close(self, fault: _Open, moment: float) -> None:
         """Write the fault down; `moment` is the end of the run where no progress followed."""
         row, more = fault.row, self.starts - fault.starts
-        first = self.progress.next_after(fault.at) or moment
+        first = self.progress.next_after(fault.done_at) or moment
         outcome = "went on by itself" if not more else f"went on when started again{f' {more} times' if more > 1 else ''}"
         if not fault.found:
             outcome = "not read any more"

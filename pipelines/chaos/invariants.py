@@ -11,8 +11,13 @@ from typing import Any
 from pipelines.chaos import results
 from pipelines.chaos.results import LEDGERS, PACKED, Finished
 
-# The order of additions is the same at the same number of workers, so curves are expected to be equal to the last digit or nearly.
-CURVE_TOLERANCE = 1e-6
+# A training repeats to the last digit at the same number of workers. The tokens of the image encoder do not quite: in half precision
+# one in a hundred differs in its last bit from process to process, and what is trained on them carries that on (seen: 3e-5). An update
+# that is left out, repeated, or made with other objects changes a loss by percents.
+EXACT, ON_ENCODED = 1e-6, 1e-3
+# Steps whose shards are the same to the bit, whoever makes them.
+SAME_TO_THE_BIT = ("render",)
+KEPT_ON_PURPOSE = ("ray", "torchinductor_")
 # Figures of a training that tell of the machine, not of the model.
 NOT_OF_THE_MODEL = ("seconds", "wait", "samples_per_s", "memory", "mfu", "tflops", "_per_s", "upload")
 
@@ -51,7 +56,9 @@ def objects(store: Path, reference: Path, steps: list[str]) -> Iterator[str]:
         packed, expected = results.packed_digests(ours[step]), results.packed_digests(theirs[step])
         if twice := results.doubled([uid for uid, _ in packed]):
             yield f"{step}: more than once in the shards: {', '.join(twice)}"
-        if unlike := sorted({uid for uid, _ in set(packed) ^ set(expected)}):
+        if [uid for uid, _ in packed] != [uid for uid, _ in expected]:
+            yield f"{step}: the shards hold {len(packed)} objects, those of the undisturbed run {len(expected)}, or others"
+        if step in SAME_TO_THE_BIT and (unlike := sorted({uid for uid, _ in set(packed) ^ set(expected)})):
             yield f"{step}: the shards differ from the undisturbed ones in {', '.join(unlike)}"
 
 
@@ -64,8 +71,9 @@ def curves(store: Path, reference: Path, steps: list[str]) -> Iterator[str]:
             if [row["step"] for row in rows] != [row["step"] for row in expected]:
                 yield f"{step}: {name} has steps {[row['step'] for row in rows]} instead of {[row['step'] for row in expected]}"
                 continue
+            tolerance = ON_ENCODED if "arrays" in ours[step].record["inputs"] else EXACT
             for row, other in zip(rows, expected, strict=True):
-                if wrong := _unlike(row, other):
+                if wrong := _unlike(row, other, tolerance):
                     yield f"{step}: {name} differs at step {row['step']}: {wrong}"
                     break
 
@@ -80,24 +88,24 @@ def largest_deviation(store: Path, reference: Path, steps: list[str]) -> float:
     return max(found)
 
 
-def _unlike(row: dict[str, Any], other: dict[str, Any]) -> str:
+def _unlike(row: dict[str, Any], other: dict[str, Any], tolerance: float) -> str:
     names = [name for name in other if not any(part in name for part in NOT_OF_THE_MODEL)]
-    wrong = [name for name in names if name not in row or not _close(row[name], other[name])]
+    wrong = [name for name in names if name not in row or not _close(row[name], other[name], tolerance)]
     return ", ".join(f"{name} {row.get(name)} instead of {other[name]}" for name in wrong)
 
 
-def _close(a: Any, b: Any) -> bool:
+def _close(a: Any, b: Any, tolerance: float) -> bool:
     if not isinstance(a, (int, float)) or not isinstance(b, (int, float)):
         return a == b
-    return math.isclose(a, b, rel_tol=CURVE_TOLERANCE, abs_tol=1e-9)
+    return math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance * 1e-3)
 
 
 def figures(store: Path, reference: Path, steps: list[str]) -> Iterator[str]:
-    """The scores are those of the undisturbed run."""
+    """The scores are those of the undisturbed run, as far as the models are the same."""
     if "score" not in steps:
         return
     ours, theirs = results.scores(_only(store, "score")), results.scores(_only(reference, "score"))
-    wrong = sorted(name for name in ours.keys() | theirs.keys() if not _close(ours.get(name), theirs.get(name)))
+    wrong = sorted(name for name in ours.keys() | theirs.keys() if not _close(ours.get(name), theirs.get(name), ON_ENCODED))
     if wrong:
         first = f"{wrong[0]}: {ours.get(wrong[0])} instead of {theirs.get(wrong[0])}"
         yield f"score: {len(wrong)} of {len(theirs)} figures differ, first {first}"
@@ -111,7 +119,7 @@ def tidy(store: Path, scratch: Path, others: Path, pids: set[int]) -> Iterator[s
     """No temporary file in the store, nothing of ours in the temporary folder or in shared memory.
 
     Args:
-        scratch: `TMPDIR` of the run; only Ray's own folder may be there.
+        scratch: `TMPDIR` of the run; only Ray's own folder and torch's cache of compiled code may be there.
         others: shared memory, where Blender's scratch folders are; those of `pids` are ours.
     """
     left = [
@@ -119,7 +127,7 @@ def tidy(store: Path, scratch: Path, others: Path, pids: set[int]) -> Iterator[s
     ]
     if left:
         yield f"{len(left)} temporary files were left in the store: {', '.join(sorted(left)[:5])}"
-    ours = sorted(path.name for path in scratch.iterdir() if path.name != "ray")
+    ours = sorted(path.name for path in scratch.iterdir() if not path.name.startswith(KEPT_ON_PURPOSE))
     ours += sorted(path.name for path in others.glob("mvforge-*") if _owner(path.name) in pids)
     if ours:
         yield f"{len(ours)} temporary folders were left: {', '.join(ours[:5])}"

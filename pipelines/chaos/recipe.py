@@ -5,12 +5,12 @@ from dataclasses import replace
 from pipelines.recipe import Recipe
 from pipelines.recipes import smoke
 
-UPDATES = 32
+UPDATES = 16
 CHECKPOINT_EVERY = 4
 
 
 def recipe() -> Recipe:
-    """8 objects at 32 px, 32 training updates a stage, a checkpoint every 4, a row for every update."""
+    """8 objects at 32 px, 16 training updates a stage, a checkpoint every 4, a row for every update."""
     base = smoke.recipe()
     train = {name: replace(stage, steps=UPDATES, checkpoint_every=CHECKPOINT_EVERY) for name, stage in base.train.items()}
     return replace(

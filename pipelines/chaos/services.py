@@ -29,6 +29,8 @@ HEAD_CPUS, NODE_CPUS = 1, 3
 OBJECT_STORE_BYTES = 150 << 20
 START_S = 240.0
 ATTEMPTS = 5
+# Workers notice the death of their raylet in a moment.
+NOTICE_S = 15.0
 STOP_S = 40.0
 ASK_AGAIN_S = 10.0
 UP = "Ray runtime started."
@@ -134,15 +136,17 @@ class Services:
                 *(str(BIN / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(self.ports["mlflow"]), "--workers", "1"),
                 *("--backend-store-uri", f"sqlite:///{place / 'mlflow.db'}", "--artifacts-destination", str(place / "artifacts")),
             ],
+            # What a killed server of MLflow leaves is not ours to tidy.
+            TMPDIR=str(place),
         )
 
-    def _start(self, name: str, command: list[str]) -> None:
+    def _start(self, name: str, command: list[str], **variables: str) -> None:
         self.starts[name] = self.starts.get(name, 0) + 1
         with open(self.log_of(name), "wb") as stream:
             self.running[name] = subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env=self.environment(),
+                env=self.environment() | variables,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
@@ -190,9 +194,12 @@ class Services:
         return victims
 
     def lose_node(self, raylet: Process, down_s: float) -> list[Process]:
-        """Kill the node's raylet. What it had started has to end by itself; another node joins after `down_s` seconds."""
+        """Kill the node's raylet, and wait until what it had started has ended by itself; another node joins after `down_s` seconds."""
         victims = processes.below(raylet.pid, processes.of_run(str(self.folder)))
         raylet.send(signal.SIGKILL)
+        deadline = time.monotonic() + NOTICE_S
+        while any(each.is_alive() for each in victims) and time.monotonic() < deadline:
+            time.sleep(0.05)
         self.running.pop("node", None)
         self.start_at["node"] = time.monotonic() + down_s
         return victims

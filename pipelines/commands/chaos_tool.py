@@ -37,7 +37,6 @@ def run_chaos(options: argparse.Namespace) -> dict[str, Any]:
         "steps": names,
         "seed": options.seed,
         "kinds": kinds,
-        "per_pass": options.per_pass,
         "durations": dataclasses.asdict(durations),
     }
     ledger = Ledger(out, settings)
