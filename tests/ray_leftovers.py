@@ -2,12 +2,14 @@
 
 import time
 import warnings
+from pathlib import Path
 
 import psutil
 import pytest
 
 PATIENCE_S = 45.0
 POLL_S = 0.1
+_SEEN: set[Path] = set()
 
 
 class Leftover(UserWarning):
@@ -23,14 +25,40 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     if not ray.is_initialized():
         return
+    if item.path not in _SEEN and not _answers():
+        _renew(f"before {item.nodeid} this process no longer heard of new actors")
+    _SEEN.add(item.path)
     end = time.monotonic() + PATIENCE_S
     while (left := ray.available_resources().get("CPU", 0)) < (have := ray.cluster_resources().get("CPU", 0)):
         if time.monotonic() > end:
             names = [process.name() for process in psutil.Process().children(recursive=True) if process.name().startswith("ray::")]
-            warnings.warn(f"before {item.nodeid} only {left:g} of {have:g} CPUs were free: {names}", Leftover, stacklevel=1)
-            ray.shutdown()
-            from tests.conftest import start_cluster
-
-            start_cluster()
+            _renew(f"before {item.nodeid} only {left:g} of {have:g} CPUs were free: {names}")
             return
         time.sleep(POLL_S)
+
+
+def _answers() -> bool:
+    """Whether an actor can be made and spoken to. Ray 2.60 was seen to lose a driver's subscription to the states of actors: the
+    long poll was never answered again, and whatever waited for an actor waited for ever."""
+    import ray
+
+    actor = ray.remote(num_cpus=0)(_Echo).remote()
+    try:
+        return ray.get(actor.said.remote(), timeout=PATIENCE_S)
+    except ray.exceptions.GetTimeoutError:
+        return False
+
+
+class _Echo:
+    def said(self) -> bool:
+        return True
+
+
+def _renew(why: str) -> None:
+    import ray
+
+    from tests.conftest import start_cluster
+
+    warnings.warn(why, Leftover, stacklevel=1)
+    ray.shutdown()
+    start_cluster()

@@ -28,7 +28,7 @@ def test_five_faults_and_everything_is_right(smoke_chain: Chain, tmp_path: Path)
     words = ["--recipe", "smoke", "--only", "data", "--reference", str(smoke_chain.store), "--seed", "7"]
     limits = ["--faults", "5", "--per-pass", "5", "--kinds", "blender,actor,driver,mlflow,disk_full", "--disk-full", "2"]
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines", "chaos", "--out", str(out), *words, *limits, "--minutes", "1", "--json"],
+        [sys.executable, "-m", "pipelines", "chaos", "--out", str(out), *words, *limits, "--minutes", "0.1", "--json"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -84,7 +84,7 @@ def repeat_an_update(chain: Chain, store: Path) -> None:
 def another_loss(chain: Chain, store: Path) -> None:
     history = store / "train.unet1" / "smoke" / chain.record("train.unet1")["build_id"] / "history.jsonl"
     rows = [json.loads(line) for line in history.read_text().splitlines()]
-    rows[1]["loss"] *= 1.001
+    rows[1]["loss"] *= 1.01
     history.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
