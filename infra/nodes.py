@@ -1,7 +1,6 @@
 """The nodes of the cluster as work sees them: which one it runs on, which are lost, whether any is left to run on."""
 
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,10 +11,9 @@ from typing import Any, TypeVar
 import ray
 
 from infra.errors import UserError
+from infra.hearing import PATIENCE, Hearing, patience_s
 from infra.job import Resources
 
-PATIENCE = "MVFORGE_NODE_PATIENCE_S"
-USUAL_PATIENCE_S = 600.0
 LOOK_S = 5.0
 
 Row = TypeVar("Row")
@@ -57,7 +55,7 @@ class Room:
     step: str
     resources: Resources
     least: int = 1
-    patience_s: float = field(default_factory=lambda: float(os.environ.get(PATIENCE, USUAL_PATIENCE_S)))
+    patience_s: float = field(default_factory=patience_s)
     _looked: float = 0.0
     _full_since: float | None = None
 
@@ -96,14 +94,16 @@ class Room:
         return sum(min((int(node.get(kind, 0.0) / each + 1e-9) for kind, each in wanted.items()), default=self.least) for node in have)
 
 
-def rows_while_room(rows: Iterable[Row], room: Room) -> Iterator[Row]:
-    """The rows of a Ray Data pipeline, which by itself would wait without end for actors that no node can hold any more.
+def rows_while_room(rows: Iterable[Row], room: Room, hearing: Hearing | None = None) -> Iterator[Row]:
+    """The rows of a Ray Data pipeline, which by itself would wait without end for actors that no node can hold any more, and for
+    those of which this driver no longer hears.
 
     They are pulled by a thread, so that this one can look at the cluster meanwhile.
 
     Raises:
-        UserError: from `Room.check`. What the pipeline raises is raised here.
+        UserError: from `Room.check` and `Hearing.check`. What the pipeline raises is raised here.
     """
+    hearing = hearing or Hearing(room.step)
     ready: Queue[tuple[str, Any]] = Queue(maxsize=1)
     unwanted = Event()
 
@@ -132,9 +132,11 @@ def rows_while_room(rows: Iterable[Row], room: Room) -> Iterator[Row]:
                 kind, value = ready.get(timeout=1.0)
             except Empty:
                 room.check()
+                hearing.check()
                 continue
             if kind == "row":
                 yield value
+                hearing.heard()  # after the reader has had its time with the row
             elif kind == "error":
                 raise value
             else:

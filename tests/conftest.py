@@ -17,6 +17,26 @@ pytest_plugins = ["tests.hang_report", "tests.ray_leftovers"]
 ROOT = Path(__file__).resolve().parents[1]
 
 
+SETTINGS = ("MVFORGE_", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS")
+
+
+def settings() -> dict[str, str]:
+    """Variables by which a person tells the project what to do, as they are now."""
+    return {name: value for name, value in os.environ.items() if name.startswith(SETTINGS)}
+
+
+@pytest.fixture(autouse=True)
+def settings_stay() -> Iterator[None]:
+    """A test that leaves a setting behind fails itself, rather than one that comes after it."""
+    before = settings()
+    yield
+    after = settings()
+    for name in before.keys() | after.keys():
+        os.environ.pop(name, None)
+    os.environ.update(before)
+    assert after == before, "the test left settings of its own in the environment"
+
+
 @pytest.fixture(scope="session")
 def assets() -> Path:
     """Folder of real 3D files that no one here wrote; the tests that need it are skipped where it is absent."""

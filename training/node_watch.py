@@ -9,10 +9,14 @@ import threading
 from collections.abc import Callable, Iterator
 
 from infra.errors import UserError
+from infra.hearing import Hearing
 from infra.job import Resources
 from infra.nodes import LOOK_S, Room
 from infra.storage import Location
 from training.checkpoint_manifest import MANIFEST
+
+# A training is silent by nature: asked more often, echoes would cost it time.
+QUIET_S = 600.0
 
 
 def furthest(checkpoints: Location) -> str:
@@ -23,14 +27,16 @@ def furthest(checkpoints: Location) -> str:
 
 @contextlib.contextmanager
 def room_watched(step: str, resources: Resources, give_up: Callable[[UserError], None]) -> Iterator[None]:
-    """While the block runs, call `give_up` once when the cluster has had no room for the fewest workers allowed for too long."""
-    room = Room(step, resources, least=resources.min_workers or resources.workers)
+    """While the block runs, call `give_up` once when the cluster has had no room for the fewest workers allowed for too long, or this
+    driver no longer hears of actors: the training's controller is one."""
+    room, hearing = Room(step, resources, least=resources.min_workers or resources.workers), Hearing(step, QUIET_S)
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(min(LOOK_S, room.patience_s)):
             try:
                 room.check()
+                hearing.check()
             except UserError as error:
                 give_up(error)
                 return

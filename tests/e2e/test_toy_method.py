@@ -66,7 +66,10 @@ def test_its_registered_version_serves_the_pictures_that_were_scored(toy_chain: 
     uri = tracking.default_uri(toy_chain.store)
     version = tracking.resolve(uri, "models:/mvforge/1")
     mlflow.set_tracking_uri(uri)
-    served = mlflow.pyfunc.load_model(version.uri)
+    try:
+        served = mlflow.pyfunc.load_model(version.uri)
+    finally:
+        mlflow.set_tracking_uri(None)  # it set the environment variable too, where the next tests would find it
     store = ViewStore(Location(str(toy_chain.data("generate", "flat"))))
     uid = store.uids()[0]
     generated = store.read(uid)

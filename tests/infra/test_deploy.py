@@ -490,3 +490,15 @@ def test_page_names_files_that_exist():
             assert (ROOT / named).exists(), f"{page.name}: {named}"
         for link in set(re.findall(r"\]\(([\w./-]+)\)", text)):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("path", ["images/cpu.Dockerfile", "images/gpu.Dockerfile", "slurm/mvforge.sbatch"])
+def test_calls_to_a_node_without_network_end_within_a_minute(path):
+    """Names and milliseconds as Ray itself knows them, in every place that starts its processes."""
+    import ray
+
+    known = ray._config
+    set_here = dict(re.findall(r"RAY_(grpc_client_keepalive_\w+)=(\d+)", (DEPLOY / path).read_text()))
+    assert sorted(set_here) == ["grpc_client_keepalive_time_ms", "grpc_client_keepalive_timeout_ms"]
+    assert all(int(value) < getattr(known, name)() for name, value in set_here.items()), "quicker than Ray by itself"
+    assert sum(map(int, set_here.values())) <= 60_000

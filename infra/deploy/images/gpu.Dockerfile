@@ -30,12 +30,15 @@ COPY training training
 COPY rendering rendering
 COPY infra infra
 ARG GIT_COMMIT=unknown
-# `graphics` beside compute: OptiX and EEVEE need the driver's ray tracing and EGL libraries.
+# `graphics` beside compute: OptiX and EEVEE need the driver's ray tracing and EGL libraries. A node whose
+# power or network is gone says no goodbye: without the two keepalives calls to it hang for up to 7 minutes.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     RAY_AUTH_MODE=token \
     RAY_USAGE_STATS_ENABLED=0 \
+    RAY_grpc_client_keepalive_time_ms=30000 \
+    RAY_grpc_client_keepalive_timeout_ms=20000 \
     MLFLOW_DISABLE_TELEMETRY=true \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility,graphics \
