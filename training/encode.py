@@ -156,6 +156,9 @@ class EncodeActor:
 
     def _encode(self, uid: str) -> str:
         """Write the piece; returns the reason of a failure, or nothing."""
+        if (self.attempts.place / _piece(uid)).exists():
+            # A worker that died later in this block of objects had finished it.
+            return _outcome(self.attempts.place, uid)["reason"] or ""
         reason = ""
         key = quote(uid, safe="")
         deaths = self.attempts.begin(key)

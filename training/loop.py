@@ -50,6 +50,7 @@ def fit(
     preview: Callable[[dict[str, Tensor], int], dict[str, float]] | None = None,
     log: Callable[[str, dict[str, float]], None] = lambda kind, row: None,
     asked: Asked = nothing,
+    resumed: Callable[[Curves], None] = lambda curves: None,
 ) -> Curves:
     """Train to `config.steps`, continuing from the newest checkpoint if there is one.
 
@@ -63,6 +64,7 @@ def fit(
         preview: called on rank 0 with the same weights and the step, every `sample_every` and after the last; the other
             ranks wait. Given on all ranks or on none, like `validate`.
         log: called on rank 0 with `train`, `validation` or `preview` and the new row.
+        resumed: called on rank 0 with the rows of the checkpoint that the training goes on from, if there is one.
         asked: see `training.notice`; what one rank is asked for, all do after the same step, since they tell each other with the terms
             of the loss.
 
@@ -73,6 +75,8 @@ def fit(
     count = config.micro_batches(engine.world)
     sampler = ObjectSampler(data.train, config.seed)
     curves, window, start = resume(engine, config, checkpoints)
+    if start and engine.rank == 0:
+        resumed(curves)
     guard = Guard(config.spike_factor, curves.usual)
     peak = peak_tflops(engine.device, config.precision)
     on_gpu = engine.device.type == "cuda"

@@ -57,10 +57,12 @@ def train_stage(
     report: Log,
     device: torch.device,
     asked: Asked = nothing,
+    resumed: Callable[[Curves], None] = lambda curves: None,
 ) -> Curves:
     """Train and, on rank 0, write `checkpoint/`, `uids.json`, `validation.jsonl`, `previews.jsonl` and, last, `history.jsonl`.
 
-    Rows go to `report` as they are made; of kind `pictures` are the paths below `out` that `pictures/` has got at a step.
+    Rows go to `report` as they are made, those of the checkpoint that it goes on from to `resumed`; of kind `pictures` are the paths
+    below `out` that `pictures/` has got at a step.
 
     Raises:
         Left: a notice asked for it (`training.notice`); called again, it goes on.
@@ -78,7 +80,8 @@ def train_stage(
         preview = _previewer(trainable, evaluated, held_out[:shown], config, out, report) if data.val and shown else None
         if validate is None:
             log.warning("train.%s: no validation object is left, held-out figures will be missing", config.stage)
-        curves = fit(trainable, engine, data, config, checkpoints=checkpoints, validate=validate, preview=preview, log=report, asked=asked)
+        told: dict[str, Any] = {"log": report, "asked": asked, "resumed": resumed}
+        curves = fit(trainable, engine, data, config, checkpoints=checkpoints, validate=validate, preview=preview, **told)
         final = engine.full_weights(ema=config.ema_decay > 0)
         if final is not None:
             assert evaluated is not None

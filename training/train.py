@@ -12,6 +12,7 @@ import os
 import pickle
 import threading
 import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -34,6 +35,7 @@ from training.node_watch import furthest, room_watched
 from training.notice import LEFT, Left, nothing
 from training.notice_file import NOTICE, FileNotice, give
 from training.plots import loss_plot
+from training.resume import Curves
 from training.stage import StageInputs, train_stage
 from training.tracked_rows import TrackedRows
 
@@ -41,6 +43,7 @@ MAX_FAILURES = 3
 POLL_S = 0.5
 STOPPED = "stopped.json"
 WORKERS = "workers.pickle"
+EARLIER = "earlier"
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +82,7 @@ def run(
         _train_on_workers(config, inputs, out, job, tracked)
     history, validation = _read_lines(out / "history.jsonl"), _read_lines(out / "validation.jsonl")
     previews = _read_lines(out / "previews.jsonl") if (out / "previews.jsonl").exists() else []
-    for kind, rows in (("train", history), ("validation", validation), ("preview", previews)):
-        for row in rows:
-            tracked.row(kind, row)
+    tracked.earlier({"train": history, "validation": validation, "preview": previews})
     picture = loss_plot(history, validation, f"train.{config.stage}", previews)
     (out / "loss.png").write_bytes(picture)
     job.run.artifact("plots/loss.png", picture)
@@ -276,6 +277,10 @@ def _worker(setup: dict[str, Any]) -> None:
     def post(kind: str, row: dict[str, Any]) -> None:
         (out / "live" / f"{kind}-{int(row['step']):010d}.json").write_json(row)
 
+    def post_earlier(curves: Curves) -> None:
+        rows = {"train": curves.history, "validation": curves.validation, "preview": curves.previews}
+        (out / "live" / f"{EARLIER}-{uuid.uuid4().hex}.json").write_json(rows)
+
     config: TrainConfig = setup["config"]
     # Not Ray Train's own: a report holds all ranks until the slowest has uploaded, is known to the controller only and lost
     # with it, and whatever storage returns is loaded unverified.
@@ -283,7 +288,7 @@ def _worker(setup: dict[str, Any]) -> None:
     looking = FileNotice(out).looking() if context.get_world_rank() == 0 else contextlib.nullcontext(nothing)
     try:
         with looking as asked:
-            train_stage(config, setup["inputs"], out, checkpoints, post, device, asked)
+            train_stage(config, setup["inputs"], out, checkpoints, post, device, asked, post_earlier)
     except Left as left:  # the group ends well; the driver tells that the training is not through
         if context.get_world_rank() == 0:
             (out / LEFT).write_json({"step": left.step})
@@ -324,7 +329,9 @@ def _forwarded(out: Location, tracked: TrackedRows, config: TrainConfig, job: Jo
                         job.meter.training(row)
                         waits = f", {tracked.run.buffered} tracking calls wait for MLflow" if tracked.run.buffered else ""
                         progress.update(max(0, int(row["step"]) - progress.done), note=f"loss {row['loss']:.4f}{waits}")
-                    if kind == "pictures":
+                    if kind == EARLIER:
+                        tracked.earlier(row)
+                    elif kind == "pictures":
                         for path in row["paths"]:
                             tracked.run.artifact(path.partition("/")[2], (out / path).read_bytes())
                     else:

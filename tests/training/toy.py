@@ -29,7 +29,8 @@ class ToyConfig:
     """uid whose examples become NaN and which cannot be encoded."""
     crash: str = ""
     """Folder of accidents: a process that finds `kill-<step>` there dies by SIGKILL, with `fail-<step>` it raises; all
-    processes wait at a step while `hold-<step>` is there."""
+    processes wait at a step while `hold-<step>` is there. Encoding a uid is noted in `encoded.log`, and ends its process where
+    `kill-<uid>` is there, and stays there."""
 
 
 class ToyTrainable:
@@ -131,6 +132,11 @@ class ToyMethod:
         module.load_state_dict(load_file(checkpoint / "toy.safetensors"))
 
         def encode(views: ViewSet) -> dict[str, np.ndarray]:
+            if config.crash:
+                with open(Path(config.crash) / "encoded.log", "a") as log:
+                    log.write(views.uid + "\n")
+                if (Path(config.crash) / f"kill-{views.uid}").exists():
+                    os.kill(os.getpid(), signal.SIGKILL)
             if views.uid == config.poison:
                 raise ValueError("this object cannot be encoded")
             return {"mean": mean_colours(views), "index": np.arange(len(views), dtype=np.int16)}
