@@ -10,14 +10,19 @@ from collections.abc import Sequence
 from infra import logs
 from infra.errors import UserError
 from infra.notice import STATUS, Preempted
+from pipelines.commands.bench_verbs import add_bench_verbs
 from pipelines.commands.chaos_verbs import add_chaos_verb
+from pipelines.commands.evaluation_verbs import add_evaluation_verbs
+from pipelines.commands.head_verbs import add_head_verbs
 from pipelines.commands.keep_verbs import add_keep_verbs
 from pipelines.commands.model_verbs import add_model_verbs
 from pipelines.commands.notice_verbs import add_notice_verb
 from pipelines.commands.plan_verbs import add_planning_verbs
 from pipelines.commands.report_verb import add_report_verb
+from pipelines.commands.step_verbs import add_step_verbs
 from pipelines.commands.tracking_verbs import add_tracking_verbs
-from pipelines.commands.verbs import add_head_verbs, add_prove_verb, add_step_verbs, add_tool_verbs, add_train_verb
+from pipelines.commands.train_verbs import add_prove_verb, add_train_verb
+from pipelines.commands.view_verbs import add_view_verbs
 
 EPILOG = """examples:
   mvforge demo                                        the tiny recipe from 3D files to a report, as a Ray job
@@ -48,7 +53,9 @@ def parser() -> argparse.ArgumentParser:
         add_train_verb,
         add_prove_verb,
         add_head_verbs,
-        add_tool_verbs,
+        add_view_verbs,
+        add_evaluation_verbs,
+        add_bench_verbs,
         add_report_verb,
         add_model_verbs,
         add_keep_verbs,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pipelines.commands.verbs import add_verb, later
+from pipelines.commands.verb import add_verb, later
 
 CHAOS_HELP = """Runs a small recipe again and again through the real command line, with a Ray head, a second node and an MLflow server of
 its own, and injects faults at random, seeded times. What dies is started again as a person or a cluster's manager would; when the

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipelines.commands.verbs import add_verb, later
+from pipelines.commands.verb import add_verb, later
 
 GC_HELP = """Lists what nothing needs any more, with its bytes; --delete removes it. Without names, of the whole store with its caches;
 with names, of these labels alone (`tiny` means also tiny-3fa2c1 and its like).

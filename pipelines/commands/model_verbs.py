@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from pipelines.commands.verbs import add_verb, later
+from pipelines.commands.verb import add_verb, later
 
 COMPARE_HELP = """A and B are each one of
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipelines.commands.verbs import add_verb, later
+from pipelines.commands.verb import add_verb, later
 
 NOTICE_HELP = """For a hook that runs when a node is about to go (a pod's preStop, a spot notice): every training that the store shows as
 running writes a checkpoint after the step in flight and goes on. When the node goes then, it goes on from there elsewhere.

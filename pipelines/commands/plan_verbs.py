@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pipelines.commands.verbs import add_verb, later
+from pipelines.commands.verb import add_verb, later
 
 PLAN_HELP = """With --cluster it prints what every step needs on that cluster instead: items, bytes, CPU- and GPU-hours, time, cost, what
 limits it, memory of a GPU, every assumption, and where each unit cost was measured. No store is read.

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pipelines.commands.verbs import add_verb, later
+from pipelines.commands.verb import add_verb, later
 
 DETAILS = """One file that needs no network and nothing beside it. In a store, everything else that belongs to the scores is found through
 the store's records; elsewhere the page says what it lacks. It takes seconds and changes nothing but the page."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipelines.commands.verbs import add_verb, later
+from pipelines.commands.verb import add_verb, later
 
 TRACKING_HELP = """A run goes on when its MLflow server is lost: what it tracks waits on disk, in order, and is sent when the server
 answers or when the next run with the same server begins. --send does it without a run. Sending twice changes nothing: figures keep

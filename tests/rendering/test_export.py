@@ -12,7 +12,7 @@ from scipy.spatial import ConvexHull
 
 from infra.errors import UserError
 from infra.storage import Location
-from pipelines.commands.verbs import EXPORT_FORMATS, EXPORT_HELP
+from pipelines.commands.view_verbs import EXPORT_FORMATS, EXPORT_HELP
 from rendering.blender import BlenderWorker, Rendered, RenderRequest
 from rendering.cameras import Camera
 from rendering.colmap_text import cameras_from_colmap
