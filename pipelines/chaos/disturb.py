@@ -106,7 +106,7 @@ class Disturbed:
         self._unexplained = 0
         self._since: float | None = None  # when there was first something to hit for the fault that is next
         self._reruns: deque[str] = deque()
-        self._rerunning = False
+        self._rerunning = self._finished = False
         self.progress = Progress(self.store)
 
     # What injections use.
@@ -144,27 +144,31 @@ class Disturbed:
             self.progress.close()
 
     def _ended(self) -> bool:
-        """The driver does not run: whether it finished; else it is started (again) when all services are up."""
+        """The driver does not run: whether all is over, with all services up again; a driver that has not finished is started again."""
         if self._driver is not None:
             status = self._driver.wait()
             self._driver = None
             if status == 0 and not self._rerunning:
-                self.progress.look()
-                for each in self._open:
-                    self._close(each, time.time())
-                self._open.clear()
-                while self._queue:
-                    self._miss(self._queue.popleft(), "the run had finished")
-                return True
-            if not self._rerunning or status != 0:
+                self._finish()
+            elif not self._rerunning or status != 0:
                 self._note_end(status)
             self._rerunning = False
         if not self.services.has_head():
             self.services.lose_head()
             self.services.start_cluster()
-        if self.services.are_up() and not self._later:
+        ready = self.services.are_up() and not self._later
+        if ready and not self._finished:
             self._start_driver()
-        return False
+        return ready and self._finished
+
+    def _finish(self) -> None:
+        self._finished = True
+        self.progress.look()
+        for each in self._open:
+            self._close(each, time.time())
+        self._open.clear()
+        while self._queue:
+            self._miss(self._queue.popleft(), "the run had finished")
 
     def _note_end(self, status: int) -> None:
         tail = self._tail()
