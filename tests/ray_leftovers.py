@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-PATIENCE_S = 45.0
+PATIENCE_S = 30.0
 POLL_S = 0.1
 _SEEN: set[Path] = set()
 

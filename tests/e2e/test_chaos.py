@@ -23,7 +23,6 @@ STEPS = ["catalog", "fetch", "render", "curate", "train.mvae", "encode", "train.
 STEPS += ["register", "generate", "reconstruct", "score", "gate", "report"]
 
 
-@pytest.mark.long  # a second node and a server are started and killed at drawn times: a machine that stands still for half a minute decides
 def test_five_faults_and_everything_is_right(smoke_chain: Chain, tmp_path: Path):
     out = tmp_path / "chaos"
     words = ["--recipe", "smoke", "--only", "data", "--reference", str(smoke_chain.store), "--seed", "7"]

@@ -1,5 +1,8 @@
 """Image tokens: pooled ones are CLIP's own embeddings, patch tokens its patches through the same last layers."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from transformers import CLIPVisionModelWithProjection
 from infra.errors import UserError
 from infra.seeds import rng_for
 from rendering.view_set import TARGET
+from tests.conftest import ROOT
 from tests.training.painted import painted_views
 from training.batch import signed_rgba
 from training.methods.base import TrainObject
@@ -46,6 +50,22 @@ def test_tokens_against_transformers_own_layers() -> None:
         torch.testing.assert_close(got[k, t], tower.visual_projection.weight @ x, atol=1e-5, rtol=1e-4)
     # The class token through the same layers is the pooled token.
     torch.testing.assert_close(tower.visual_projection(norm(hidden[:, 0])), pooled(rgb), atol=1e-5, rtol=1e-4)
+
+
+def test_a_seed_names_one_tower_to_the_last_bit_in_every_process() -> None:
+    """Sums of floats differ between processes and numbers of threads; the weights that follow from them must not."""
+    program = (
+        "import sys, hashlib, torch; torch.set_num_threads(int(sys.argv[1]))\n"
+        "from tests.training.test_clip_tokens import CONFIG, image_encoder\n"
+        "weights = image_encoder(CONFIG).state_dict().values()\n"
+        "print(hashlib.sha256(b''.join(w.numpy().tobytes() for w in weights)).hexdigest())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    seen = [
+        subprocess.run([sys.executable, "-c", program, threads], env=environment, capture_output=True, text=True, check=True).stdout.strip()
+        for threads in ("1", "2", "1")
+    ]
+    assert len(seen[0]) == 64 and len(set(seen)) == 1
 
 
 @torch.no_grad()

@@ -49,10 +49,13 @@ def _spread(model: CLIPVisionModelWithProjection, kind: str) -> None:
         (x, y), (a, b), colour = torch.rand(2) - 0.5, 0.2 + 0.5 * torch.rand(2), 2 * torch.rand(3) - 1
         inside = ((columns - x) / a).square() + ((rows - y) / b).square() < 1
         picture[:, inside] = colour[:, None]
-    tokens = ImageTokens(model, kind)(pictures).flatten(0, -2)
+    # In double precision: sums differ in their last bits from process to process, and a seed shall name one tower, to the last bit.
+    model.double()
+    tokens = ImageTokens(model, kind).double().tokens(pictures.double()).flatten(0, -2)
     projection, bias = model.visual_projection.weight, model.vision_model.post_layernorm.bias
     bias -= torch.linalg.lstsq(projection, tokens.mean(0)[:, None]).solution[:, 0]
     projection /= (tokens - tokens.mean(0)).square().mean().sqrt()
+    model.float()
 
 
 def _stored(source: str) -> CLIPVisionModelWithProjection:
@@ -102,20 +105,24 @@ class ImageTokens(nn.Module):
         self.register_buffer("mean", torch.tensor(CLIP_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(CLIP_STD)[:, None, None], persistent=False)
 
-    @torch.no_grad()
     def forward(self, rgb: Tensor) -> Tensor:
         """RGB on white `[K, 3, H, W]` in [-1, 1] -> float32 tokens: `[K, D]` pooled, `[K, T, D]` patches row by row.
 
         Either way cross-attention reads `tokens.reshape(-1, D)`, picture after picture. Patch tokens take the way of the pooled
         one, which starts at the class token: last norm, then projection.
         """
+        return self.tokens(rgb.float()).float()
+
+    @torch.no_grad()
+    def tokens(self, rgb: Tensor) -> Tensor:
+        """The same in the precision of `rgb`, which must be that of the tower where this is not float32."""
         size = int(cast(int, self.encoder.config.image_size))
-        pictures = (rgb.float() + 1.0) / 2.0
+        pictures = (rgb + 1.0) / 2.0
         if pictures.shape[-2:] != (size, size):
             pictures = F.interpolate(pictures, [size, size], mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         pixels = (pictures - self.mean) / self.std
         seen = self.encoder(pixel_values=pixels.to(self.encoder.dtype))
         if self.kind == "pooled":
-            return seen.image_embeds.float()
+            return seen.image_embeds
         patches = self.encoder.vision_model.post_layernorm(seen.last_hidden_state[:, 1:])
-        return self.encoder.visual_projection(patches).float()
+        return self.encoder.visual_projection(patches)
