@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from infra.errors import UserError
 from infra.job import Job, Summary
 from infra.storage import Location
+from rendering import duplicates
 from rendering.curate import CurateConfig, run
 from rendering.duplicates import alike_pairs
 from rendering.fingerprint import fingerprint, likeness, ring_views
@@ -132,8 +133,11 @@ def test_only_leaks_or_nothing_may_be_dropped(tmp_path):
         CurateConfig(duplicates="some")
 
 
-def test_the_search_finds_exactly_the_pairs_that_comparing_all_would():
-    """The k-d tree against every pair, at limits so wide that many pairs pass."""
+@pytest.mark.parametrize(("leaf", "at_once"), [(512, 16_384), (5, 7), (1, 2)])
+def test_the_search_finds_exactly_the_pairs_that_comparing_all_would(leaf, at_once, monkeypatch):
+    """One leaf and many against every pair, at limits so wide that many pairs pass."""
+    monkeypatch.setattr(duplicates, "LEAF", leaf)
+    monkeypatch.setattr(duplicates, "AT_ONCE", at_once)
     sets = [painted(f"o{number}", number % 13, hue=(40 + 15 * (number % 5), 90, 200 - 9 * number)) for number in range(36)]
     prints = [fingerprint(rolled(one, one.uid, number % 8)) for number, one in enumerate(sets)]
     for colour in (0.03, 0.12, 0.3):
@@ -142,7 +146,8 @@ def test_the_search_finds_exactly_the_pairs_that_comparing_all_would():
             for (i, one), (j, other) in itertools.combinations(enumerate(prints), 2)
             if (alike := likeness(one, other)).colour <= colour and alike.bits <= 20
         }
-        assert {(i, j) for i, j, _ in alike_pairs(prints, 20, colour)} == slow
+        found = [(i, j) for i, j, _ in alike_pairs(prints, 20, colour)]
+        assert set(found) == slow and len(found) == len(slow)
         assert colour < 0.1 or len(slow) > 5
 
 
