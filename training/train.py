@@ -237,6 +237,12 @@ class _Trainer(ray.train.torch.TorchTrainer):
     LEFT_OUT = ("DatasetsCallback", "PlacementGroupCleanerCallback")
     _controller: Any = None
 
+    def fit(self) -> Any:
+        try:
+            return super().fit()
+        finally:
+            self._controller = None  # whoever keeps this object, if only in a traceback, would keep the controller's process
+
     def _create_default_callbacks(self) -> list:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
         return [callback for callback in callbacks if type(callback).__name__ not in self.LEFT_OUT]

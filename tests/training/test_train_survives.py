@@ -32,12 +32,13 @@ def wait_until(ready):
 
 
 def controller_pid() -> int:
-    """The Ray Train controller of this Ray session; other sessions on the machine have theirs."""
+    """The Ray Train controller that is at work in this Ray session; other sessions on the machine have theirs, and one of a test before
+    may still wait to be forgotten."""
     session = ray._private.worker.global_worker.node.get_session_dir_path()
     (found,) = [
         process.pid
         for process in psutil.process_iter(["cmdline"])
-        if any("TrainController" in part for part in process.info["cmdline"] or ())
+        if any("TrainController.run" in part for part in process.info["cmdline"] or ())
         and any(session in part for part in process.parent().cmdline())
     ]
     return found
