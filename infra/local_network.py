@@ -74,12 +74,11 @@ class LocalNetwork:
     def end(self) -> None:
         """Remove hosts and bridge; their processes should have ended."""
         for host in self.hosts:
-            with contextlib.suppress(UserError):
+            with contextlib.suppress(UserError):  # of a host that was made in part
                 _ip("link", "delete", host.cable)
             _ip("netns", "delete", host.name)
         self.hosts.clear()
-        with contextlib.suppress(UserError):
-            _ip("link", "delete", self.name)
+        _ip("link", "delete", self.name)
 
 
 @contextlib.contextmanager

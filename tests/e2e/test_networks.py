@@ -22,7 +22,6 @@ from infra.local_nodes import LocalCluster, local_cluster
 from tests.e2e.render_processes import until
 from tests.training import several
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 PATIENCE_S = 240.0
 
 
@@ -33,10 +32,16 @@ def permitted() -> bool:
     return subprocess.run(["unshare", "--net", "ip", "link", "add", "mvfprobe", "type", "bridge"], capture_output=True).returncode == 0
 
 
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not permitted(), reason="network namespaces cannot be made here: they need root and iproute2"),
+]
+
+
 @pytest.fixture
 def network() -> Iterator[LocalNetwork]:
-    if not permitted():
-        pytest.skip("network namespaces cannot be made here: they need root and iproute2")
     with local_network() as network:
         yield network
 
@@ -47,16 +52,19 @@ def reaches(host: Host, ip: str, port: int) -> bool:
     return subprocess.run([*host.prefix, "python3", "-c", dial], capture_output=True).returncode == 0
 
 
-def test_hosts_see_the_bridge_and_nothing_else(network: LocalNetwork) -> None:
-    host = network.add_host()
-    with socket.create_server((network.ip, 0)) as inside, socket.create_server(("127.0.0.1", 0)) as loopback:
+def test_hosts_see_the_bridge_and_nothing_else_and_nothing_is_left() -> None:
+    with (
+        local_network() as network,
+        socket.create_server((network.ip, 0)) as inside,
+        socket.create_server(("127.0.0.1", 0)) as loopback,
+    ):
+        host = network.add_host()
         port, other = inside.getsockname()[1], loopback.getsockname()[1]
         assert reaches(host, network.ip, port) and not reaches(host, "127.0.0.1", other)
         network.pull_cable(host)
         assert not reaches(host, network.ip, port)
         network.plug_in(host)
         until(lambda: reaches(host, network.ip, port), "the cable is back", 30.0)
-    network.end()
     assert network.name not in subprocess.run(["ip", "link"], capture_output=True, text=True).stdout
     assert host.name not in subprocess.run(["ip", "netns"], capture_output=True, text=True).stdout
 

@@ -8,7 +8,6 @@ FROM ${PYTHON_IMAGE} AS environment
 ARG TORCH_INDEX_URL=""
 WORKDIR /build
 RUN python -m venv /opt/venv
-# A node whose power or network is gone says no goodbye: without the two keepalives calls to it hang for up to 7 minutes.
 ENV PATH=/opt/venv/bin:$PATH
 COPY pyproject.toml requirements.lock ./
 # What the program needs and nothing of its tests; the lock says which versions, indirect ones included.
