@@ -1,6 +1,7 @@
 """Pictures that a stage leaves behind while it trains: PNG files below `out/pictures`."""
 
 import io
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
@@ -18,6 +19,13 @@ def write_pictures(out: Location, step: int, pictures: dict[str, np.ndarray]) ->
         (out / path).write_bytes(png(pixels))
         paths.append(path)
     return paths
+
+
+def pictures_of(out: Location, steps: Iterable[int]) -> list[str]:
+    """The paths below `out` of what `write_pictures` wrote at these steps."""
+    wanted = {f"step-{step:06d}.png" for step in steps}
+    files = (out / FOLDER).walk() if wanted else []
+    return [f"{FOLDER}/{file.name}" for file in files if file.name.rpartition("/")[2] in wanted]
 
 
 def png(pixels: np.ndarray) -> bytes:

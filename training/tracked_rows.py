@@ -20,16 +20,15 @@ class TrackedRows:
         self._before = {kind: run.last_step(f"{kind}/{name}") for kind, name in self.FIGURES.items()}
         self._since: dict[str, set[int]] = {kind: set() for kind in self.FIGURES}
 
-    def row(self, kind: str, row: Mapping[str, float]) -> None:
-        """Log a row of a kind in `FIGURES`, unless the run has that step."""
+    def row(self, kind: str, row: Mapping[str, float]) -> bool:
+        """Log a row of a kind in `FIGURES`, unless the run has that step; whether it was logged."""
         step, before = int(row["step"]), self._before[kind]
         if (before is not None and step <= before) or step in self._since[kind]:
-            return
+            return False
         self._since[kind].add(step)
         self.run.metrics({f"{kind}/{name}": value for name, value in row.items() if name != "step"}, step=step)
+        return True
 
-    def earlier(self, rows: Mapping[str, list[dict[str, float]]]) -> None:
-        """Log what the run lacks of rows by kind that a checkpoint or a finished training holds."""
-        for kind, every in rows.items():
-            for row in every:
-                self.row(kind, row)
+    def earlier(self, rows: Mapping[str, list[dict[str, float]]]) -> dict[str, list[dict[str, float]]]:
+        """Log what the run lacks of rows by kind that a checkpoint or a finished training holds; those that were logged."""
+        return {kind: [row for row in every if self.row(kind, row)] for kind, every in rows.items()}

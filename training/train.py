@@ -13,7 +13,7 @@ import pickle
 import threading
 import traceback
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -34,6 +34,7 @@ from training.lookup import method_named
 from training.node_watch import furthest, room_watched
 from training.notice import LEFT, Left, nothing
 from training.notice_file import NOTICE, FileNotice, give
+from training.pictures import pictures_of
 from training.plots import loss_plot
 from training.resume import Curves
 from training.stage import StageInputs, train_stage
@@ -82,7 +83,7 @@ def run(
         _train_on_workers(config, inputs, out, job, tracked)
     history, validation = _read_lines(out / "history.jsonl"), _read_lines(out / "validation.jsonl")
     previews = _read_lines(out / "previews.jsonl") if (out / "previews.jsonl").exists() else []
-    tracked.earlier({"train": history, "validation": validation, "preview": previews})
+    _track_earlier(tracked, {"train": history, "validation": validation, "preview": previews}, out)
     picture = loss_plot(history, validation, f"train.{config.stage}", previews)
     (out / "loss.png").write_bytes(picture)
     job.run.artifact("plots/loss.png", picture)
@@ -241,7 +242,11 @@ class _Trainer(ray.train.torch.TorchTrainer):
         try:
             return super().fit()
         finally:
-            self._controller = None  # whoever keeps this object, if only in a traceback, would keep the controller's process
+            # Not left to leave by itself: Ray 2.60 sometimes waits for ever on the way out (what is still to be published is posted
+            # to the event loop that is being taken down), and such a process outlives its cluster. Nor kept by whoever keeps this
+            # object, if only in a traceback.
+            self.abort()
+            self._controller = None
 
     def _create_default_callbacks(self) -> list:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
@@ -336,10 +341,10 @@ def _forwarded(out: Location, tracked: TrackedRows, config: TrainConfig, job: Jo
                         waits = f", {tracked.run.buffered} tracking calls wait for MLflow" if tracked.run.buffered else ""
                         progress.update(max(0, int(row["step"]) - progress.done), note=f"loss {row['loss']:.4f}{waits}")
                     if kind == EARLIER:
-                        tracked.earlier(row)
+                        _track_earlier(tracked, row, out)
                     elif kind == "pictures":
                         for path in row["paths"]:
-                            tracked.run.artifact(path.partition("/")[2], (out / path).read_bytes())
+                            _track_picture(tracked, path, out)
                     else:
                         tracked.row(kind, row)
 
@@ -350,6 +355,17 @@ def _forwarded(out: Location, tracked: TrackedRows, config: TrainConfig, job: Jo
     finally:
         ended.set()
         thread.join(timeout=60)
+
+
+def _track_earlier(tracked: TrackedRows, rows: Mapping[str, list[dict[str, float]]], out: Location) -> None:
+    """Rows that the run lacks, with the sample pictures of those."""
+    steps = [int(row["step"]) for row in tracked.earlier(rows).get("preview", [])]
+    for path in pictures_of(out, steps):
+        _track_picture(tracked, path, out)
+
+
+def _track_picture(tracked: TrackedRows, path: str, out: Location) -> None:
+    tracked.run.artifact(path.partition("/")[2], (out / path).read_bytes())
 
 
 def _take_rows(live: Location) -> Iterator[tuple[str, dict[str, Any]]]:

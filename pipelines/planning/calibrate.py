@@ -59,7 +59,10 @@ def _render(settings: Settings) -> Measured:
 
 RENDER = ("start_s", "import_s", "sample_s", "denoise_s", "encode_s", "view_s", "samples", "bytes", "object_bytes")
 STARTED = ("fetch", "render", "curate", "train", "encode", "generate", "reconstruct", "score")
-REHEARSED = ("train.rank_tflops", "train.vae_rank_tflops", "train.validate_passes", "generate.worker_tflops")
+REHEARSED = (
+    *("train.rank_tflops", "train.vae_rank_tflops", "train.validate_tflops", "train.preview_tflops"),
+    "generate.worker_tflops",
+)
 REHEARSAL = (*(f"start.{step}" for step in STARTED), *REHEARSED)
 PARTS = {
     "render": Part(tuple(f"render.{name}" for name in RENDER), _render),

@@ -41,7 +41,7 @@ class StepPlan:
         wall_s: from its start to its end.
         cpu_h, gpu_h: hours of processors and of GPUs that are busy or held by a busy worker.
         limits: seconds that each resource alone would take, by its name; the largest is `wall_s`, but for what comes on top:
-            `start`, and in training `validation` and checkpoints.
+            `start`, and in training `validation` (with sample pictures) and checkpoints.
         item_s: of one item on one worker, or of one update.
         checkpoint_s: that training stands still for one checkpoint.
         memory: of one GPU or process while it trains.
@@ -244,7 +244,7 @@ def _training(
     disk = min(sum(group.disk_gb_per_s * count for group, count in placement.groups), workers * units.value("train.checkpoint_gb_per_s"))
     checkpoint_s = size / (disk * 1e9)
     saved = config.steps // config.checkpoint_every if config.checkpoint_every else 0
-    looked = training.validations * training.validation_flops / 1e12 / rate.tflops
+    looked = _looking_s(training, rate, placement, units)
     wall = config.steps * max(step.values()) + saved * checkpoint_s + looked + load.start_s
     limits = {key: config.steps * seconds for key, seconds in step.items()} | _start(load)
     if looked:
@@ -270,6 +270,15 @@ def _training(
         notes,
         cpu_s=wall * workers * load.resources.cpus,
     )
+
+
+def _looking_s(training: Training, rate: Rate, placement: Placement, units: Units) -> float:
+    """Seconds of validations and sample pictures, which one rank makes while the others wait."""
+    amounts = training.validations * training.validation_flops, training.previews * training.preview_flops
+    rates = [
+        rate.tflops if placement.gpus or name not in units else units.value(name) * placement.slowest_cpu for name in training.looking_rates
+    ]
+    return sum(flops / 1e12 / tflops for flops, tflops in zip(amounts, rates, strict=True) if flops)
 
 
 def _loading_s(training: Training, workers: int, readers: int, placement: Placement, units: Units) -> float:

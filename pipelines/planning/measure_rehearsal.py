@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from infra.cluster import ROOT
@@ -24,8 +24,8 @@ from pipelines.recipe import Recipe
 from training.lookup import method_named
 
 Repeats = dict[str, list[float]]
-RECIPE, OBJECTS, STEPS = "tiny", 8, 10
-# The first updates of a stage set things up.
+RECIPE, OBJECTS, STEPS = "tiny", 8, 16
+# The first updates of a stage set things up: what they take longer belongs to the start.
 LEFT_OUT = 3
 # In this stage every update is followed by a validation, in the others none but the first and last: the difference is their cost.
 VALIDATED = "unet2"
@@ -34,14 +34,15 @@ STARTED = ("fetch", "render", "curate", "train", "encode", "generate", "reconstr
 
 def settings() -> list[str]:
     """Of the rehearsal, for `--set`."""
-    found = [f"objects={OBJECTS}"]
+    # Half of the objects are held out, so that validating sees as many as it asks for.
+    found = [f"objects={OBJECTS}", "catalog.val_fraction=0.5"]
     for stage in load_recipe(RECIPE, []).train:
         values = {
             "steps": STEPS,
             "warmup_steps": 0,
             "log_every": 1,
             "checkpoint_every": STEPS,
-            "sample_every": 0,
+            "sample_every": STEPS,
             "validate_every": int(stage == VALIDATED),
         }
         found += [f"train.{stage}.{name}={value}" for name, value in values.items()]
@@ -49,7 +50,7 @@ def settings() -> list[str]:
 
 
 def measure_rehearsal(repeats: int) -> tuple[Repeats, str]:
-    """The `start.` units, rates of training and generating with workers, `train.validate_passes`; one run, whatever `repeats`."""
+    """The `start.` units, rates of training, looking and generating with workers; one run, whatever `repeats`."""
     del repeats
     recipe = load_recipe(RECIPE, settings())
     with tempfile.TemporaryDirectory(prefix="mvforge-calibrate-") as folder:
@@ -115,27 +116,42 @@ def object_seconds(step: Finished) -> list[float]:
 
 def evaluated(recipe: Recipe, steps: dict[str, Finished]) -> Repeats:
     """Units from the records of a rehearsal. What is left of a step's seconds without the work of its workers is its start."""
+    from pipelines.planning.workload import budget_of
+
     found: Repeats = {f"start.{name}": [] for name in STARTED}
-    for name in ("fetch", "curate", "encode", "reconstruct", "score"):  # few objects: nearly all of it is the start
+    held_out = _held_out(steps)
+    for name in ("fetch", "curate", "encode", "score"):  # few objects: nearly all of it is the start
         found[f"start.{name}"] = [steps[name].record.seconds]
-    for name in ("render", "generate"):
+    for name in ("render", "generate", "reconstruct"):
         seconds = object_seconds(steps[name])
         busy = max(sum(seconds) / recipe.resources_for(name).workers, max(seconds))
         found[f"start.{name}"] = [max(0.0, steps[name].record.seconds - busy)]
     sampling = method_named(recipe.method).sampling_flops(recipe.model, recipe.generate.steps)  # type: ignore[attr-defined]
     found["generate.worker_tflops"] = [sampling / 1e12 / seconds for seconds in object_seconds(steps["generate"])]
-    starts = dict[str, float]()
-    rates, vae_rates = list[float](), list[float]()
-    for stage in recipe.train:
+    starts, rates, vae_rates = dict[str, float](), list[float](), list[float]()
+    shown = list[float]()
+    for stage, config in recipe.train.items():
         step = steps[f"train.{stage}"]
-        starts[stage] = max(0.0, step.record.seconds - sum(updates(step)))
-        rate = median(float(row["tflops_per_device"]) for row in _history(step)[LEFT_OUT:])
+        usual, looked = _history(step)[LEFT_OUT:], _preview_seconds(step)
+        starts[stage] = max(0.0, step.record.seconds - STEPS * mean(row["seconds"] for row in usual) - looked)
+        # All operations by all seconds, as a whole run adds them up; a median would leave the slow updates out.
+        rate = sum(row["tflops_per_device"] * row["seconds"] for row in usual) / sum(row["seconds"] for row in usual)
         (vae_rates if _encodes(recipe, stage) else rates).append(rate)
-    plain = [seconds for stage, seconds in starts.items() if stage != VALIDATED and not _encodes(recipe, stage)]
+        objects = min(held_out, config.sample_objects)
+        shown.append(objects * budget_of(recipe, stage).preview_flops / 1e12 / looked)
+    plain = [seconds for stage, seconds in starts.items() if stage != VALIDATED]
     found["start.train"] = plain
-    found["train.rank_tflops"], found["train.vae_rank_tflops"] = rates, vae_rates
-    found["train.validate_passes"] = [_passes(recipe, starts[VALIDATED] - median(plain), median(rates), _validated(steps))]
+    found["train.rank_tflops"], found["train.vae_rank_tflops"], found["train.preview_tflops"] = rates, vae_rates, shown
+    extra = (starts[VALIDATED] - median(plain)) / (STEPS - 1)  # seconds of one of the validations that the others do not make
+    if extra > 0:
+        objects = min(held_out, recipe.train[VALIDATED].validate_objects)
+        found["train.validate_tflops"] = [objects * budget_of(recipe, VALIDATED).validation_flops / 1e12 / extra]
     return found
+
+
+def _preview_seconds(step: Finished) -> float:
+    """Seconds that making and writing sample pictures took."""
+    return sum(float(json.loads(line)["seconds"]) for line in (step.data / "previews.jsonl").read_text().splitlines())
 
 
 def _encodes(recipe: Recipe, stage: str) -> bool:
@@ -143,15 +159,6 @@ def _encodes(recipe: Recipe, stage: str) -> bool:
     return any(each.encodes_with == stage for each in method_named(recipe.method).stages)
 
 
-def _validated(steps: dict[str, Finished]) -> int:
+def _held_out(steps: dict[str, Finished]) -> int:
     kept = (steps["curate"].data / "kept.parquet").read_table(columns=["split"]).column("split").to_pylist()
-    return max(1, kept.count("val"))
-
-
-def _passes(recipe: Recipe, seconds: float, tflops: float, objects: int) -> float:
-    """Forward passes of a mean training example that one validated object costs; there are `STEPS` - 1 validations more than usual."""
-    from pipelines.planning.workload import budget_of
-
-    config = recipe.train[VALIDATED]
-    each = seconds / (STEPS - 1) / min(objects, config.validate_objects)
-    return max(0.0, each * tflops * 1e12 / budget_of(recipe, VALIDATED).forward_flops)
+    return kept.count("val")

@@ -33,7 +33,8 @@ KNOWN = {
     "train.checkpoint_gb_per_s": ("GB/s", "writing it to local disk and recording its hash"),
     "train.rank_tflops": ("TFLOP/s", "one of two ranks of a U-Net stage on a CPU, through Ray Train and DeepSpeed"),
     "train.vae_rank_tflops": ("TFLOP/s", "the same of the VAE's stage"),
-    "train.validate_passes": ("passes/object", "validating one object, in forward passes of a mean training example"),
+    "train.validate_tflops": ("TFLOP/s", "validating on one rank alone while the other waits, beyond the first and last time"),
+    "train.preview_tflops": ("TFLOP/s", "sample pictures on one rank alone, with opening the VAE and writing them"),
     "load.array_gb_per_s": ("GB/s", "reading encoded arrays, one reader"),
     "load.megapixels": ("megapixel/s", "reading and decoding pictures, one reader"),
     "generate.tflops": ("TFLOP/s", "joint sampling and decoding of all views"),
@@ -50,6 +51,8 @@ KNOWN = {
         for step in ("fetch", "render", "curate", "train", "encode", "generate", "reconstruct", "score")
     },
 }
+# Units of older files that nothing uses any more: passed over when they are read.
+RETIRED = {"train.validate_passes"}
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def read_units(path: Path | None = None) -> Units:
         raise UserError(f"{place} is not JSON: {error}", MEND) from error
     if not isinstance(data, dict) or data.get("version") != VERSION or not isinstance(data.get("units"), dict):
         raise UserError(f"{place} is no file of unit costs of version {VERSION}", MEND)
-    return Units(place, {name: _checked(place, name, values) for name, values in data["units"].items()})
+    return Units(place, {name: _checked(place, name, values) for name, values in data["units"].items() if name not in RETIRED})
 
 
 def _checked(place: Path, name: str, values: Any) -> Unit:

@@ -29,8 +29,9 @@ class Training:
         bytes_step: read for one update by all ranks together.
         megapixels_step: decoded for one update, where pictures are read instead of arrays.
         activation_bytes: of one object; None = not estimated.
-        validation_flops: of one validation, by one rank alone.
-        validations: how many; one of the first and last is in the start of the step.
+        validation_flops, preview_flops: of one validation, and of one making of sample pictures, by one rank alone.
+        validations, previews: how many; the first and the last validation are in the start of the step.
+        looking_rates: the units that say how fast those two run on a CPU.
     """
 
     config: TrainConfig
@@ -41,6 +42,9 @@ class Training:
     activation_bytes: float | None
     validation_flops: float = 0.0
     validations: int = 0
+    preview_flops: float = 0.0
+    previews: int = 0
+    looking_rates: tuple[str, str] = ("train.validate_tflops", "train.preview_tflops")
 
 
 @dataclass(frozen=True)
@@ -260,16 +264,19 @@ def _training_steps(recipe: Recipe, units: Units, method: Any, budgets: dict[str
                     config.global_batch * read,
                     0.0 if arrays else config.global_batch * budget.views * pixels / 1e6,
                     kept(stage.name, recipe.model, conditions) if kept else None,
-                    units.value("train.validate_passes", 0.0) * budget.forward_flops * config.validate_objects,
-                    config.steps // config.validate_every if config.validate_every else 0,
+                    budget.validation_flops * config.validate_objects,
+                    # The last one is in the start of the step, whether it was due or not.
+                    (config.steps - 1) // config.validate_every if config.validate_every else 0,
+                    budget.preview_flops * config.sample_objects,
+                    math.ceil(config.steps / config.sample_every) if config.sample_every else 0,
                 ),
                 rate=rank_rate,
                 gpu_rate="train.tflops",
                 units=(
-                    *(rank_rate, "train.tflops", "train.validate_passes", "train.checkpoint_bytes"),
+                    *(rank_rate, "train.tflops", "train.validate_tflops", "train.preview_tflops", "train.checkpoint_bytes"),
                     "load.array_gb_per_s" if arrays else "load.megapixels",
                 ),
-                notes=("sample pictures and the networks that only a loss needs are not counted",),
+                notes=("networks that only a loss needs are not counted",),
             )
         )
     return steps

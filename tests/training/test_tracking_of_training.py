@@ -49,17 +49,20 @@ def test_figures_grids_and_system_metrics_of_two_workers_are_tracked(ray_cluster
 
 @pytest.mark.ray
 def test_the_run_of_a_driver_that_goes_on_has_all_steps(ray_cluster, tracking_uri, tmp_path):
-    """A new driver opens a new run; the steps that the one before had tracked in its own are tracked there too, each once."""
+    """A new driver opens a new run; what the one before had tracked in its own of steps and pictures is tracked there too, each once."""
     root = Location(str(tmp_path))
     views, kept = write_objects(root, train=10, val=4)
+    fit_local(CONFIG, StageInputs(DataLocations(views, kept)), root / "first")
     (tmp_path / "accidents").mkdir()
     (tmp_path / "accidents" / "hold-11").touch()
-    config = replace(CONFIG, log_every=1, model=ToyConfig(crash=str(tmp_path / "accidents")))
+    model = ToyConfig(crash=str(tmp_path / "accidents"))
+    config = replace(CONFIG, stage="second", encode_on_the_fly=True, log_every=1, sample_every=8, sample_objects=3, model=model)
+    weights = {"init": root / "first", "weights": {"first": root / "first"}}
     runs = [tracking.open_run(tracking_uri, "test", name) for name in ("before", "after")]
 
     def call(run):
         job = Job(build_id="b1", run=run, resources=Resources(workers=2))
-        return train.run(config, views=views, kept=kept, out=root / "out", job=job)
+        return train.run(config, views=views, kept=kept, out=root / "out", job=job, **weights)
 
     def tell():
         log = tmp_path / "accidents" / "steps.log"
@@ -80,5 +83,7 @@ def test_the_run_of_a_driver_that_goes_on_has_all_steps(ray_cluster, tracking_ur
     before, after = ([m.step for m in sorted(history, key=lambda m: (m.timestamp, m.step))] for history in histories)
     assert before == list(range(1, left.value.step + 1)) and 11 <= before[-1] < 20
     assert after == list(range(1, 21)), "the earlier ones at the start, not when the training is through"
+    steps = [[file.path[-6:-4] for file in client.list_artifacts(run.run_id, "samples")] for run in runs]
+    assert steps == [["08"], ["08", "16", "20"]]
     written = [json.loads(line) for line in (root / "out" / "validation.jsonl").read_text().splitlines()]
     assert sorted(m.step for m in client.get_metric_history(runs[1].run_id, "validation/loss")) == [row["step"] for row in written]

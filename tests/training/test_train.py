@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from infra import tracking
@@ -56,6 +57,8 @@ def test_a_killed_worker_ends_in_the_uninterrupted_curve(ray_cluster, tracking_u
     assert (out / "loss.png").read_bytes()[:4] == b"\x89PNG"
     logged = tracking.client_of(tracking_uri).get_metric_history(run.run_id, "train/loss")
     assert [m.step for m in logged] == [row["step"] for row in alone.history]  # every step once, in spite of repetitions
+    _, living = psutil.wait_procs([each for each in psutil.Process().children(recursive=True) if "TrainContr" in each.name()], timeout=30)
+    assert not living, "the training is over, its controller is not"
 
 
 @pytest.mark.ray

@@ -131,6 +131,8 @@ class StageBudget:
         forward_flops: of its forward pass alone, which is computed twice when activations are recomputed.
         encoding_flops: operations of encoding one object with this stage, for stages that others read through.
         array_bytes: what that writes per object.
+        validation_flops: operations of one object's held-out figures.
+        preview_flops: of its sample pictures.
     """
 
     parameters: int
@@ -139,6 +141,8 @@ class StageBudget:
     forward_flops: float
     encoding_flops: float = 0.0
     array_bytes: int = 0
+    validation_flops: float = 0.0
+    preview_flops: float = 0.0
 
 
 class Method(Protocol):

@@ -2,7 +2,7 @@
 
 from training.flops import Flops, training, unet_flops, unet_parameters, vae_flops, vae_parameters
 from training.methods.base import Stage, StageBudget
-from training.methods.mvdiffusionpp_config import Config
+from training.methods.mvdiffusionpp_config import PREVIEW_STEPS, SHOWN_VIEWS, VALIDATION_VIEWS, Config
 
 FLOAT16 = 2
 
@@ -23,14 +23,43 @@ def stage_budget(config: Config, stage: Stage, conditions: int) -> StageBudget:
             forward.total,
             rendered * encode.total,
             array_bytes(config, conditions),
+            min(VALIDATION_VIEWS, rendered) * (encode + decode).total,
+            min(SHOWN_VIEWS, rendered) * (encode + decode).total,
         )
     flops = forward_flops = views = 0.0
     for count, share in condition_shares(config, stage, conditions).items():
-        total = count + config.keep_views
-        cost = unet_flops(config.unet, total, config.latent_size, config.vae.latent_channels, count * tokens_of(config), count)
+        cost = _denoiser(config, count)
         flops, forward_flops = flops + share * training(cost), forward_flops + share * cost.total
-        views += share * total
-    return StageBudget(unet_parameters(config.unet, config.vae.latent_channels, config.num_slots), views, flops, forward_flops)
+        views += share * (count + config.keep_views)
+    parameters = unet_parameters(config.unet, config.vae.latent_channels, config.num_slots)
+    return StageBudget(
+        parameters,
+        views,
+        flops,
+        forward_flops,
+        validation_flops=validation_flops(config, stage, conditions),
+        preview_flops=preview_flops(config),
+    )
+
+
+def validation_flops(config: Config, stage: Stage, conditions: int) -> float:
+    """One held-out object at every noise level with one condition; sparse stages see it again with all its conditions."""
+    most = min(conditions, config.max_conditions)
+    counts = [1, most] if stage.settings["sparse"] and most > 1 else [1]
+    return config.validation_timesteps * sum(_denoiser(config, count).total for count in counts)
+
+
+def preview_flops(config: Config) -> float:
+    """One object sampled jointly, predicted once from pure noise, and both decoded beside its true latents."""
+    decoding = 3 * config.keep_views * vae_flops(config.vae, config.resolution)[1].total
+    return (PREVIEW_STEPS + 1) * _denoiser(config, 1).total + decoding
+
+
+def _denoiser(config: Config, count: int) -> Flops:
+    """One forward pass over the views of a training example with `count` conditions."""
+    return unet_flops(
+        config.unet, count + config.keep_views, config.latent_size, config.vae.latent_channels, count * tokens_of(config), count
+    )
 
 
 def condition_shares(config: Config, stage: Stage, conditions: int) -> dict[int, float]:

@@ -8,6 +8,9 @@ from training.diffusion.schedule import ScheduleConfig
 from training.nn.config import ClipConfig, UnetConfig, VaeConfig, lpips_file_of, one_of, weights_field
 
 KEEP_SAMPLING = ("uniform", "stratified", "ring")
+# What is looked at while training: views of an object that the VAE's held-out figures and sample pictures take, and the denoisers'
+# DDIM steps, which are enough to see what a stage has learnt. They change no weights. [C]
+VALIDATION_VIEWS, SHOWN_VIEWS, PREVIEW_STEPS = 8, 8, 10
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,10 @@ from training.diffusion.objective import x0_from
 from training.diffusion.sampling import make_scheduler, sample
 from training.diffusion.schedule import NoiseSchedule
 from training.methods.base import Preview, TrainObject
+from training.methods.mvdiffusionpp_config import PREVIEW_STEPS, SHOWN_VIEWS
 from training.methods.mvdiffusionpp_figures import reconstruction_figures
 from training.nn.vae import MaskAwareVAE
 
-SAMPLING_STEPS = 10  # DDIM; enough to see what a stage has learnt
-SHOWN_VIEWS = 8
 SMALLEST_TILE, GAP = 96, 2
 PALE, GREY = 225, 150
 
@@ -90,7 +89,7 @@ def _made(predict: Predict, batch: dict[str, Any], prediction: str, schedule: No
     alpha, sigma = schedule.levels(last, 5)
     scheduler = make_scheduler("ddim", schedule.config, prediction)
     sampled = sample(
-        lambda noisy, timesteps, dropped: predict(batch, noisy, timesteps), start, scheduler, SAMPLING_STEPS, [torch.Generator()]
+        lambda noisy, timesteps, dropped: predict(batch, noisy, timesteps), start, scheduler, PREVIEW_STEPS, [torch.Generator()]
     )
     return {"sampled": sampled, "one_step": x0_from(prediction, predict(batch, start, last), start, alpha, sigma)}
 

@@ -16,7 +16,7 @@ from infra.seeds import rng_for
 from training.batch import signed_rgba, to_device
 from training.flops import Flops, training, vae_flops
 from training.methods.base import Preview, TrainObject
-from training.methods.mvdiffusionpp_config import Config
+from training.methods.mvdiffusionpp_config import VALIDATION_VIEWS, Config
 from training.methods.mvdiffusionpp_figures import reconstruction_figures
 from training.nn.config import lpips_file_of
 from training.nn.discriminator import PatchDiscriminator, fooling_loss, hinge_loss
@@ -24,7 +24,6 @@ from training.nn.lpips import Lpips
 from training.nn.pretrained import load_vae
 from training.nn.vae import MaskAwareVAE, VaeUnderTraining, empty_autoencoder
 
-VALIDATION_VIEWS = 8
 EXTRA = "discriminator.safetensors"
 
 

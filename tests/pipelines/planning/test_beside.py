@@ -23,7 +23,8 @@ from training.lookup import method_named
 
 
 def left_by_a_run(folder: Path, seconds: dict[str, float]) -> None:
-    """A store as a run leaves it: 4 rendered objects of 3 s, one generated of 2 s, `STEPS` updates of 0.5 s a stage at 0.04 TFLOP/s."""
+    """A store as a run leaves it: 4 rendered objects of 3 s, one generated of 2 s, `STEPS` updates of 0.5 s a stage at 0.04 TFLOP/s
+    after a slow first one, and sample pictures of 1 s."""
     store = Store(Location(str(folder / "store")))
     for step, value in seconds.items():
         record = Record(step, RUN_LABEL, "20260101T000000-abcdef", "f", 1, {}, {}, seconds=value)
@@ -31,8 +32,10 @@ def left_by_a_run(folder: Path, seconds: dict[str, float]) -> None:
         data = store.data(record)
         if step.startswith("train."):
             rows = [{"step": n + 1, "seconds": 0.5, "tflops_per_device": 0.04 if n > 1 else 0.001} for n in range(STEPS)]
+            rows[0]["seconds"] = 2.5
             (data / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        if step in ("render", "generate"):
+            (data / "previews.jsonl").write_text(json.dumps({"step": STEPS, "seconds": 1.0}) + "\n")
+        if step in ("render", "generate", "reconstruct"):
             count, each = (4, 3.0) if step == "render" else (1, 2.0)
             rows = [{"status": "ok", "seconds": each}] * count + [{"status": "failed", "seconds": 50.0}]
             (data / "ledger.parquet").write_table(pa.Table.from_pylist(rows))
@@ -48,7 +51,7 @@ SECONDS = {
     "train.mvae": 17.0,
     "encode": 9.0,
     "train.unet1": 15.0,
-    "train.unet2": 15.0 + 9 * 1.2,
+    "train.unet2": 15.0 + (STEPS - 1) * 1.2,
 }
 SECONDS |= {"train.unet3": 15.0, "generate": 12.0, "reconstruct": 4.0, "score": 5.0}
 
@@ -59,24 +62,47 @@ def test_units_of_a_rehearsal_by_hand(tmp_path):
     left_by_a_run(tmp_path, SECONDS)
     found = evaluated(recipe, finished(recipe, tmp_path))
     assert found["start.render"] == [16.0 - 4 * 3.0 / 2] and found["start.generate"] == [12.0 - 2.0]
+    assert found["start.reconstruct"] == [4.0 - 2.0]
     sampling = method_named("mvdiffusionpp").sampling_flops(recipe.model, recipe.generate.steps)
     assert found["generate.worker_tflops"] == [pytest.approx(sampling / 1e12 / 2.0)], "of the object that succeeded"
     assert found["start.fetch"] == [1.5] and found["start.score"] == [5.0]
-    assert found["start.train"] == [15.0 - STEPS * 0.5] * 2, "neither the VAE's stage nor the one that validates after every update"
-    assert found["train.rank_tflops"] == [0.04] * 3 and found["train.vae_rank_tflops"] == [0.04], "the first updates do not count"
-    # 1.2 s a validation of two objects.
-    assert found["train.validate_passes"] == [pytest.approx(0.6 * 0.04e12 / budget_of(recipe, "unet2").forward_flops)]
+    started = [17.0 - STEPS * 0.5 - 1.0, *[15.0 - STEPS * 0.5 - 1.0] * 2]
+    assert found["start.train"] == started, "with the slow first update, without the stage that validates after every update"
+    assert found["train.rank_tflops"] == [pytest.approx(0.04)] * 3, "the first updates do not count"
+    assert found["train.vae_rank_tflops"] == [pytest.approx(0.04)]
+    # 1.2 s a validation, and 1 s of sample pictures, of two objects.
+    budget = budget_of(recipe, "unet2")
+    assert found["train.validate_tflops"] == [pytest.approx(2 * budget.validation_flops / 1.2e12)]
+    assert found["train.preview_tflops"][1:] == [pytest.approx(2 * budget.preview_flops / 1e12)] * 3
 
 
-def test_a_prediction_is_work_and_start_and_validations(tmp_path):
+def test_a_validation_too_quick_to_tell_is_not_measured(tmp_path):
+    recipe = load_recipe("tiny", settings())
+    left_by_a_run(tmp_path, SECONDS | {"train.unet2": 14.0})
+    assert "train.validate_tflops" not in evaluated(recipe, finished(recipe, tmp_path))
+
+
+def test_updates_of_unequal_sizes_count_by_all_operations_and_all_seconds(tmp_path):
+    recipe = load_recipe("tiny", settings())
+    left_by_a_run(tmp_path, SECONDS)
+    done = finished(recipe, tmp_path)
+    rows = [{"seconds": s, "tflops_per_device": r} for s, r in [(9.0, 1.0)] * 3 + [(0.5, 0.02)] * (STEPS - 4) + [(2.0, 0.07)]]
+    (done["train.unet1"].data / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    work, time = (STEPS - 4) * 0.01 + 0.14, (STEPS - 4) * 0.5 + 2.0
+    assert evaluated(recipe, done)["train.rank_tflops"][0] == pytest.approx(work / time)
+
+
+def test_a_prediction_is_work_and_start_and_looking(tmp_path):
     recipe = load_recipe("tiny", [])
     flops = budget_of(recipe, "unet1")
-    write_units(known := units(start__train=11.0, start__render=7.0, train__rank_tflops=0.02, train__validate_passes=5.0))
+    rates = {"train__rank_tflops": 0.02, "train__validate_tflops": 0.05, "train__preview_tflops": 0.04}
+    write_units(known := units(start__train=11.0, start__render=7.0, **rates))
     known.path.rename(tmp_path / "units.json")
     found = predicted(recipe, tmp_path / "units.json")
     config = recipe.train["unet1"]
     work = config.steps * flops.flops * config.global_batch / 0.02e12 / 2
-    looked = (150 // 40) * 5.0 * flops.forward_flops * config.validate_objects / 0.02e12
+    looked = (150 // 40) * config.validate_objects * flops.validation_flops / 0.05e12
+    looked += config.sample_objects * flops.preview_flops / 0.04e12
     saved = (150 // 40) * flops.parameters * 16 / 1e9  # two ranks of 0.5 GB/s each
     assert found["train.unet1"]["planned"] == pytest.approx(work + looked + saved + 11.0, rel=1e-6)
     assert found["render"]["start"] == 7.0 and found["render"]["planned"] > 7.0 + 2.0
