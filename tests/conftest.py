@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import sys
+import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +38,27 @@ def settings_stay() -> Iterator[None]:
         os.environ.pop(name, None)
     os.environ.update(before)
     assert after == before, "the test left settings of its own in the environment"
+
+
+FORKED: list[str] = []
+
+
+def _forked() -> None:
+    stack = traceback.extract_stack()[:-1]
+    if not any(frame.filename.endswith("/subprocess.py") for frame in stack):  # those become other programs at once
+        FORKED.append("".join(traceback.format_list(stack[-6:])))
+
+
+os.register_at_fork(after_in_parent=_forked)
+
+
+@pytest.fixture(autouse=True)
+def no_fork_beside_ray() -> Iterator[None]:
+    """A forked child shares its parent's connections to Ray: one call of the child, and the parent's next waits for ever (Ray 2.60)."""
+    FORKED.clear()
+    yield
+    if FORKED and "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        warnings.warn(f"the test forked a process that is connected to Ray; start a fresh one instead\n{FORKED[0]}", stacklevel=1)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import os
 import pty
 import re
 import select
-import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,6 +20,7 @@ from pipelines.lease import Lease
 from pipelines.step_progress import step_progress
 from rendering.pieces import write_piece
 from rendering.render_status import Started
+from tests.conftest import ROOT
 from tests.pipelines.stores import finished, interrupted
 
 RECIPE = "smoke"
@@ -207,29 +208,34 @@ def test_speeds_are_readable(per_s, text):
     assert rate(per_s) == text
 
 
+# The first terminal that the leader of a session opens is that session's: Ctrl-C in it becomes SIGINT.
+IN_TERMINAL = """
+import os, sys
+terminal = os.open(sys.argv[1], os.O_RDWR)
+for stream in range(3):
+    os.dup2(terminal, stream)
+from pipelines.__main__ import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
 def test_a_terminal_is_refreshed_in_place_and_left_cleanly(store, monkeypatch):
     """In a real pseudo-terminal: the cursor goes up over the old table, lines fit the window, Ctrl-C ends it with status 0."""
     rendering(store)
     monkeypatch.setenv("COLUMNS", "70")
     monkeypatch.setenv("LINES", "30")
     arguments = ["status", RECIPE, "--watch", "--interval", "0.2", "--store", store.root.uri]
-    child, master = pty.fork()
-    if child == 0:  # everything is imported already
-        status = 99
-        try:
-            with open("/dev/tty", "w") as sys.stdout, open("/dev/tty", "w") as sys.stderr:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                status = main(arguments)
-        finally:
-            os._exit(status)
+    master, slave = pty.openpty()
+    command = [sys.executable, "-c", IN_TERMINAL, os.ttyname(slave), *arguments]
+    child = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     shown, deadline = "", time.monotonic() + 60
     while shown.count("\x1b[J") < 3 and time.monotonic() < deadline:
         if select.select([master], [], [], 0.2)[0]:
             shown += os.read(master, 65536).decode()
     os.write(master, b"\x03")
-    _, code = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(code) == 0, shown
+    assert child.wait(60) == 0, shown
     os.close(master)
+    os.close(slave)
     tables = shown.split("\x1b[J")
     rows = [line.replace("\x1b[K", "").rstrip("\r") for line in tables[0].split("\n")[:-1]]
     assert rows[0].startswith("recipe smoke, label smoke") and all(len(row) < 70 for row in rows)
