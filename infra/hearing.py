@@ -2,6 +2,7 @@
 
 Ray 2.60 was seen to lose a driver's subscription to the states of actors: the cluster made them, the driver's long poll was never
 answered again, and Ray Data waited for "pending" actors without end. A new actor that answers is the only sign that one can ask for.
+One way there is a fork: the child shares the driver's connection, and after a call of the child the driver's next one is never answered.
 """
 
 import os
