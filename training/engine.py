@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from training import gloo_threads
 from training.ema import Ema
 
 SMALLEST_LOSS_SCALE = 1.0
@@ -119,6 +120,7 @@ def process_group_from_environment() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+        gloo_threads.wait_until_asleep()
 
 
 def ensure_process_group(device: torch.device) -> None:
