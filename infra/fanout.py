@@ -85,7 +85,7 @@ def in_tasks(
         while waiting and len(running) < max(at_once, 1):
             number = waiting.pop()
             running[task.remote(items[number], deaths[number] + 1, **constants)] = number
-        done, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_S)
+        done, _ = ray.wait(list(running), num_returns=1, timeout=min(LOOK_S, room.patience_s))
         if not done:
             room.check()
             continue

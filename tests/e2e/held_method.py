@@ -1,5 +1,7 @@
-"""The toy method with moments at which its workers wait for a test to kill them: where `$MVFORGE_TEST_HOLD/<moment>` exists, a
-worker leaves `<moment>.<pid>` beside it and waits until it is gone."""
+"""The toy method in one stage, with moments at which its workers wait for a test to kill them.
+
+Where `$MVFORGE_TEST_HOLD/<moment>` exists, a worker leaves `<moment>.<pid>` beside it and waits until it is gone.
+"""
 
 import json
 import os
@@ -11,6 +13,7 @@ from infra.job import Resources
 from pipelines.recipe import Recipe
 from tests.e2e import toy_recipe
 from tests.e2e.toy_method import ColourTraining, FlatColour, FlatGenerator
+from training.methods.base import Stage
 
 HOLD = "MVFORGE_TEST_HOLD"
 HELD_STEP = 14  # four steps after the last checkpoint before it
@@ -26,13 +29,9 @@ def hold(moment: str) -> None:
 
 
 class HeldTraining(ColourTraining):
-    def __init__(self, config, stage):
-        super().__init__(config)
-        self.stage = stage
-
     def loss(self, module, batch, generator, step):
         if step == HELD_STEP:
-            hold(f"train.{self.stage}")
+            hold("train.fine")
         return super().loss(module, batch, generator, step)
 
 
@@ -44,9 +43,10 @@ class HeldGenerator(FlatGenerator):
 
 class Held(FlatColour):
     name = "held"
+    stages = (Stage("fine"),)
 
     def trainable(self, stage, config, weights):
-        return HeldTraining(config, stage)
+        return HeldTraining(config)
 
     def export(self, config, checkpoints, folder):
         super().export(config, checkpoints, folder)
@@ -63,4 +63,5 @@ METHOD = Held()
 def recipe() -> Recipe:
     """Two training workers that fill a node of two logical CPUs each."""
     base = toy_recipe.recipe()
-    return replace(base, name="held", method=f"{__name__}:METHOD", resources={"train": Resources(workers=2, cpus=2.0)})
+    train, resources = {"fine": base.train["fine"]}, {"train": Resources(workers=2, cpus=2.0)}
+    return replace(base, name="held", method=f"{__name__}:METHOD", train=train, resources=resources)

@@ -1,15 +1,12 @@
-"""The whole graph over three Ray nodes that share a store; in render, in train and in generate the node that works is lost.
+"""The graph of a method over three Ray nodes that share a store; in render, in train and in generate the node that works is lost.
 
 Everything of the node dies at once, as when a machine loses power. Nothing may be lost with it, nothing done twice, no object may
 be blamed, and the training learns what it would have learnt.
 """
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,17 +15,13 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from infra import local_nodes, tracking
-from infra.errors import UserError
-from infra.fanout import fan_out
-from infra.job import Job, Resources
 from infra.local_nodes import LocalCluster, LocalNode
 from infra.storage import Location
 from pipelines import recipes
 from pipelines.graph import build
-from tests.e2e import held_method
+from tests.e2e import held_method, held_tasks
 from tests.e2e.conftest import Chain
 from tests.e2e.render_processes import until
 from tests.training import several
@@ -154,9 +147,9 @@ def test_every_object_is_there_once_and_none_is_blamed(run: Run) -> None:
 
 def test_the_training_learns_what_an_undisturbed_one_learns(run: Run, tmp_path: Path) -> None:
     """The other one is a single process without Ray, on the same data and starting weights."""
-    place = {step: Location(str(run.chain.data(step, LABEL))) for step in ("render", "curate", "encode", "train.rough", "train.fine")}
+    place = {step: Location(str(run.chain.data(step, LABEL))) for step in ("render", "curate", "train.fine")}
     (step,) = [step for step in build(recipes.by_name(RECIPE)) if step.name == "train.fine"]
-    inputs = StageInputs(DataLocations(place["render"], place["curate"], place["encode"]), place["train.rough"])
+    inputs = StageInputs(DataLocations(place["render"], place["curate"]))
     alone = fit_local(step.config, inputs, Location(str(tmp_path)))
     for name, expected in (("history", alone.history), ("validation", alone.validation)):
         rows = [json.loads(line) for line in (run.chain.data("train.fine", LABEL) / f"{name}.jsonl").read_text().splitlines()]
@@ -187,35 +180,9 @@ def test_nothing_of_the_lost_nodes_is_left(run: Run) -> None:
     assert not left, left
 
 
-def work(item: str, *, folder: Path) -> str:
-    """A task that says which process does it, waits as long as it is held, and ends its process if it is the bad one."""
-    with open(folder / f"{item}.log", "a") as log:
-        log.write(f"{os.getpid()}\n")
-    if item == "bad":
-        os.kill(os.getpid(), signal.SIGKILL)
-    while (folder / "hold").exists():
-        time.sleep(0.05)
-    return item.upper()
-
-
-def work_on_cluster(address: str, folder: Path) -> None:
-    """The results by item, and what is said when no node could ever do the work, as JSON in `results`."""
-    os.environ["MVFORGE_NODE_PATIENCE_S"] = "1"
-    ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}})
-    told = {}
-    for item, result in fan_out(work, ["a", "bad", "b", "c"], Job(resources=Resources(workers=4)), "tasks", folder=folder):
-        told[item] = result if isinstance(result, str) else type(result).__name__
-        (folder / f"{item}.told").touch()
-    try:
-        list(fan_out(work, ["d"], Job(resources=Resources(cpus=64)), "tasks", folder=folder))
-    except UserError as error:
-        told["nothing left"] = error.message
-    (folder / "results").write_text(json.dumps(told))
-
-
 def test_tasks_of_a_lost_node_are_done_again_and_one_that_kills_its_worker_is_not_for_ever(run: Run, tmp_path: Path) -> None:
     (tmp_path / "hold").touch()
-    processes = several.start(1, tmp_path / "logs", work_on_cluster, run.cluster.address, tmp_path)
+    processes = several.start(1, tmp_path / "logs", held_tasks.work_on_cluster, run.cluster.address, tmp_path)
 
     def begun(item: str) -> list[int]:
         return [int(pid) for pid in (tmp_path / f"{item}.log").read_text().split()] if (tmp_path / f"{item}.log").exists() else []
