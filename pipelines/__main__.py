@@ -1,11 +1,13 @@
 """`mvforge`: plan, run and inspect the pipeline, and single tools on plain files."""
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TextIO
 
 from infra import logs
 from infra.errors import UserError
@@ -72,28 +74,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0 fine, 1 a step failed, 2 a mistake the user can mend, 75 told to end by SIGTERM,
     130 interrupted."""
     options = parser().parse_args(arguments)
+    out = sys.stdout
     try:
-        with logs.configured(options.log_format, until_exit=arguments is None):
-            return _run(options)
+        with logs.configured(options.log_format, until_exit=arguments is None), _aside(options, until_exit=arguments is None):
+            return _run(options, out)
     except UserError as error:  # of the logging itself
-        return _refused(options, error)
+        return _refused(options, error, out)
 
 
-def _refused(options: argparse.Namespace, error: UserError) -> int:
+@contextlib.contextmanager
+def _aside(options: argparse.Namespace, until_exit: bool) -> Iterator[None]:
+    """With --json, whatever else prints goes to stderr: Ray tells on stdout of workers that died, and what workers printed there."""
+    if not options.json or getattr(options, "watch", False):  # a watch prints its own lines of JSON
+        yield
+    elif until_exit:
+        sys.stdout = sys.stderr
+        yield
+    else:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+
+
+def _refused(options: argparse.Namespace, error: UserError, out: TextIO) -> int:
     logs.say(f"mvforge: {error}", logging.ERROR)
     if options.json:
-        print(json.dumps({"error": error.message, "mend": error.mend}))
+        print(json.dumps({"error": error.message, "mend": error.mend}), file=out)
     return 2
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, out: TextIO) -> int:
     try:
         result = options.run(options)
     except UserError as error:
-        return _refused(options, error)
+        return _refused(options, error, out)
     except BrokenPipeError:
         # The reader (`| head`) has seen enough; nothing may be flushed into the closed pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         return 0
     except Preempted as error:
         logs.say(f"mvforge: {error}; run the same command again to go on", logging.WARNING)
@@ -107,7 +123,7 @@ def _run(options: argparse.Namespace) -> int:
         logging.getLogger("mvforge").exception("mvforge %s ended with an error", options.verb)
         return 1
     if options.json:
-        print(json.dumps(result, indent=2, sort_keys=True))
+        print(json.dumps(result, indent=2, sort_keys=True), file=out, flush=True)
     return int(options.status(result))
 
 

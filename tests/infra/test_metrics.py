@@ -25,7 +25,6 @@ from tests.conftest import ROOT
 from tests.rendering.test_render import TINY, manifest, save
 
 Series = dict[tuple[tuple[str, str], ...], float]
-# Ray's processes report to their agent every ten seconds.
 ARRIVES_S = 40.0
 
 
@@ -98,7 +97,7 @@ def test_a_rendering_is_counted_as_its_ledger_counts_it(ray_cluster, tmp_path):
 
 @pytest.mark.ray
 def test_gauges_stay_while_their_step_runs_and_go_with_it(ray_cluster, tmp_path):
-    """Ray's agent forgets a gauge after some twenty seconds; a training may log a row every ten minutes."""
+    """Ray's agent forgets a gauge after two reports (here eight seconds); a training may log a row every ten minutes."""
     row = {"step": 40, "lr": 0.1, "loss": 0.5, "seconds": 2.5, "mfu": 0.41, "samples_per_s": 12.8, "data_wait_s": 0.25}
     label, seen = "gauges", []
 
@@ -107,8 +106,8 @@ def test_gauges_stay_while_their_step_runs_and_go_with_it(ray_cluster, tmp_path)
         with job.progress("train.toy", 100, unit="step") as progress:
             progress.update(40)
             awaited(lambda text: parsed(text, "ray_mvforge_train_mfu", label=label))
-            for _ in range(8):
-                time.sleep(3.0)
+            for _ in range(6):
+                time.sleep(2.5)
                 seen.append(len(parsed(scraped(), "ray_mvforge_train_mfu", label=label)))
             text = scraped()
         values = {name: parsed(text, f"ray_{name}", label=label) for name in METRICS}
@@ -117,9 +116,9 @@ def test_gauges_stay_while_their_step_runs_and_go_with_it(ray_cluster, tmp_path)
 
     store = Store(Location(str(tmp_path)))
     made = run([Step("train.toy", train, {}, "train")], label, store, Plan(), NoTracking()).records["train.toy"]
-    assert seen == [1] * 8
+    assert seen == [1] * 6
     values = (store.data(made) / "seen.json").read_json()
-    assert values.pop("mvforge_step_seconds") > 24
+    assert values.pop("mvforge_step_seconds") > 15
     assert values == {
         "mvforge_queue_items": 60,
         "mvforge_train_step": 40,

@@ -13,6 +13,7 @@ import pytest
 from infra import tracking
 from infra.errors import UserError
 from infra.storage import Location
+from infra.tracking import patience
 from infra.tracking.journal import Call, Journal, read_journal
 from pipelines import buffered
 from pipelines.artifact import Store
@@ -200,7 +201,10 @@ def versions_of(uri: str, name: str) -> list[str]:
     return [facts.tags[tracking.BUILD_TAG] for facts in tracking.versions(uri, name)]
 
 
-def test_a_training_is_registered_once_whatever_answer_is_lost(line: Line, tmp_path: Path, generator: Path) -> None:
+def test_a_training_is_registered_once_whatever_answer_is_lost(
+    line: Line, tmp_path: Path, generator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "LONGEST_PAUSE_S", 1.0)
     uri, said = line.uri, []
     with tracking.sending(uri, tmp_path, said.append) as box:
         assert box is not None

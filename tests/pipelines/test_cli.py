@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.__main__ import main
+from pipelines.commands import score_tool
 from tests.conftest import ROOT
 
 
@@ -70,6 +71,20 @@ def test_json_is_alone_on_stdout(tmp_path):
     answer = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
     plan = json.loads(answer.stdout)
     assert [row["action"] for row in plan["steps"]] == ["run"] * 15
+
+
+def test_what_others_print_meanwhile_is_no_part_of_the_json(monkeypatch, capsys):
+    """Ray, for one, tells on stdout of a worker that died."""
+    own = score_tool.protocols
+
+    def talking(options):
+        print("(raylet) A worker died")
+        return own(options)
+
+    monkeypatch.setattr(score_tool, "protocols", talking)
+    assert main(["protocols", "list", "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) and "(raylet) A worker died" in said.err
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
-from infra import notice
+from infra import notice, tracking
 from infra.storage import Location
 from tests.conftest import ROOT
 from tests.pipelines.test_train_tool import RECIPE, call, data_of, finished, toy
@@ -163,10 +164,13 @@ def test_torchrun_passes_the_notice_on(store: Location, tmp_path: Path, accident
 def test_workers_save_when_a_node_goes_and_leave_when_the_driver_is_told(
     ray_cluster, tracking_uri, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A notice for a node: a checkpoint, and on. A worker's death: on from that checkpoint. SIGTERM to the driver: checkpoint, end."""
+    """A notice for a node: a checkpoint, and on. A worker's death: on from that checkpoint. SIGTERM to the driver: checkpoint, end.
+
+    A new driver opens a new run; what the one before had tracked in its own of steps and pictures is tracked there too, each once.
+    """
     monkeypatch.setenv("MVFORGE_NOTICE_S", str(PATIENCE_S))  # a busy machine may take longer than a scheduler would wait
-    config = replace(CONFIG, zero_stage=2)
-    call, alone, out, _ = run_with_accidents(config, ["hold-7", "hold-9", "hold-14"], tmp_path, tracking_uri, workers=2)
+    config = replace(CONFIG, zero_stage=2, log_every=1, sample_every=8, sample_objects=3)
+    call, alone, out, first = run_with_accidents(config, ["hold-7", "hold-9", "hold-14"], tmp_path, tracking_uri, workers=2)
     accidents, state = tmp_path / "accidents", tmp_path / "out" / "state" / "b1"
 
     def happen() -> None:
@@ -190,13 +194,28 @@ def test_workers_save_when_a_node_goes_and_leave_when_the_driver_is_told(
     thread.join()
     assert left.value.step == 15 and 15 in checkpoints(state)
     assert not (accidents / "kill-10").exists()
-    assert call().completed == 10
+    second = tracking.open_run(tracking_uri, "test", "train.first")
+    assert call(second).completed == 10
     assert_same_curve(out, alone)
     starts = step_starts(tmp_path)  # two workers with two micro-batches each
     assert (starts[7], starts[8], starts[9]) == (4, 8, 8), "on from the checkpoint after 8 updates, not from that after 6"
     assert (starts[14], starts[15]) == (4, 4), "nothing was done twice for the notice's sake"
+    _, living = psutil.wait_procs([each for each in psutil.Process().children(recursive=True) if "TrainContr" in each.name()], timeout=30)
+    assert not living, "the training is over, its controller is not"
+    assert (out / "loss.png").read_bytes()[:4] == b"\x89PNG"
     left_over = {entry.name for entry in out.children()}
-    assert left_over == {"checkpoint", "history.jsonl", "validation.jsonl", "uids.json", "loss.png"}
+    written = {"checkpoint", "history.jsonl", "validation.jsonl", "previews.jsonl", "uids.json", "loss.png", "pictures"}
+    assert left_over == written
+
+    client = tracking.client_of(tracking_uri)
+    histories = (client.get_metric_history(run.run_id, "train/loss") for run in (first, second))
+    before, after = ([m.step for m in sorted(history, key=lambda m: (m.timestamp, m.step))] for history in histories)
+    assert before == list(range(1, 16))
+    assert after == list(range(1, 21)), "the earlier ones at the start, not when the training is through"
+    steps = [[file.path[-6:-4] for file in client.list_artifacts(run.run_id, "samples")] for run in (first, second)]
+    assert steps == [["08"], ["08", "16", "20"]]
+    validated = [row["step"] for row in rows(out / "validation.jsonl")]
+    assert sorted(m.step for m in client.get_metric_history(second.run_id, "validation/loss")) == validated
 
 
 def test_without_anything_to_save_sigterm_ends_at_once_and_only_once() -> None:
