@@ -11,7 +11,7 @@ import ray
 from infra import logs
 from infra.job import Job, Resources
 from infra.metrics import FAILED
-from infra.nodes import LOOK_S, Room
+from infra.nodes import Room
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -85,7 +85,7 @@ def in_tasks(
         while waiting and len(running) < max(at_once, 1):
             number = waiting.pop()
             running[task.remote(items[number], deaths[number] + 1, **constants)] = number
-        done, _ = ray.wait(list(running), num_returns=1, timeout=min(LOOK_S, room.patience_s))
+        done, _ = ray.wait(list(running), num_returns=1, timeout=room.look_s)
         if not done:
             room.check()
             continue

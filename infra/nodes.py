@@ -14,7 +14,7 @@ from infra.errors import UserError
 from infra.hearing import PATIENCE, Hearing, patience_s
 from infra.job import Resources
 
-LOOK_S = 5.0
+LOOK_S, SHORTEST_LOOK_S = 5.0, 0.1
 
 Row = TypeVar("Row")
 log = logging.getLogger(__name__)
@@ -59,6 +59,11 @@ class Room:
     _looked: float = 0.0
     _full_since: float | None = None
 
+    @property
+    def look_s(self) -> float:
+        """Seconds between two looks at the cluster: no longer than the patience, but never so short that looking is all that is done."""
+        return max(SHORTEST_LOOK_S, min(LOOK_S, self.patience_s))
+
     def check(self) -> None:
         """Look at the cluster, at most every few seconds.
 
@@ -66,7 +71,7 @@ class Room:
             UserError: for longer than the patience no node was left that can do the work.
         """
         now = time.monotonic()
-        if now - self._looked < min(LOOK_S, self.patience_s):
+        if now - self._looked < self.look_s:
             return
         self._looked = now
         fit = self.places()

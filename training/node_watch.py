@@ -33,7 +33,7 @@ def room_watched(step: str, resources: Resources, give_up: Callable[[UserError],
     ended = threading.Event()
 
     def watch() -> None:
-        while not ended.wait(min(LOOK_S, room.patience_s)):
+        while not ended.wait(room.look_s):
             try:
                 room.check()
                 hearing.check()
