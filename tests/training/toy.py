@@ -1,8 +1,10 @@
 """The smallest method that uses every part of the interface: two stages, encoded arrays in the second, noise in the loss."""
 
+import glob
 import json
 import os
 import signal
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ from infra.storage import Location
 from rendering.cameras import Camera, orbit
 from rendering.view_set import CONDITION, TARGET, ViewSet, on_white
 from rendering.views import to_table, write_shards
+from training.checkpoint import REFUSED
+from training.checkpoint_manifest import MANIFEST
 from training.methods.base import Preview, Stage, TrainObject
 
 VIEWS, SIZE = 5, 8
@@ -29,8 +33,8 @@ class ToyConfig:
     """uid whose examples become NaN and which cannot be encoded."""
     crash: str = ""
     """Folder of accidents: a process that finds `kill-<step>` there dies by SIGKILL, with `fail-<step>` it raises; all
-    processes wait at a step while `hold-<step>` is there. Encoding a uid is noted in `encoded.log`, and ends its process where
-    `kill-<uid>` is there, and stays there."""
+    processes wait at a step while `hold-<step>` is there. Such a step begins when all checkpoints before it are whole. Encoding a
+    uid is noted in `encoded.log`, and ends its process where `kill-<uid>` is there, and stays there."""
 
 
 class ToyTrainable:
@@ -87,6 +91,8 @@ class ToyTrainable:
 
 def accident(folder: Path, step: int) -> None:
     """Note the step, then do what a file for this step asks for, once per file."""
+    if any((folder / f"{kind}-{step}").exists() for kind in ("hold", "kill", "fail")):
+        await_checkpoints(folder.parent)
     with open(folder / "steps.log", "a") as log:
         log.write(f"{step}\n")
     while (folder / f"hold-{step}").exists():
@@ -96,10 +102,23 @@ def accident(folder: Path, step: int) -> None:
             (folder / f"{kind}-{step}").unlink()
         except FileNotFoundError:
             continue
-        time.sleep(1.0)  # a checkpoint counts from the moment it is uploaded
         if kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         raise ValueError(f"asked to fail at step {step}")
+
+
+def await_checkpoints(place: Path) -> None:
+    """Until no checkpoint below is being written: they are stored behind the training, and those who kill count on the last one."""
+    deadline = time.monotonic() + 120
+
+    def unfinished() -> list[str]:
+        here = [thread.name for thread in threading.enumerate() if thread.name == "checkpoint upload"]  # the folder may be to come
+        folders = glob.glob(f"{place}/**/step-*/", recursive=True)
+        return here + [each for each in folders if not any((Path(each) / name).exists() for name in (MANIFEST, REFUSED))]
+
+    while left := unfinished():
+        assert time.monotonic() < deadline, f"never became whole: {left}"
+        time.sleep(0.05)
 
 
 def mean_colours(views: ViewSet) -> np.ndarray:
