@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Ray's processes report to their agent every ten seconds, and it forgets a gauge after twice that; tests of metrics wait for both.
-os.environ.setdefault("RAY_metrics_report_interval_ms", "4000")
+os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # workers start when they have something to do
 
 pytest_plugins = ["tests.hang_report", "tests.ray_leftovers"]

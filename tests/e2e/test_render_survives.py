@@ -6,6 +6,7 @@ Every object ends complete or with its reason, none twice, and the ledger has a 
 import io
 import json
 import os
+import subprocess
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def interrupt(folder: Folder) -> set[int]:
     """Start rendering and kill -9 one Blender child, one actor (of the other child) and the driver; returns the actors' pids."""
     log = folder.chain.home / "driver.log"
     with open(log, "wb") as stream:
-        driver = folder.chain.start(*folder.command, stdout=stream, stderr=stream)
+        driver = folder.chain.start(*folder.command, "--json", stdout=subprocess.DEVNULL, stderr=stream)
     known = []
     try:
 
@@ -178,13 +179,39 @@ def check_status(folder: Folder, state: str) -> dict[str, Any]:
     return status
 
 
-def survive(folder: Folder) -> None:
+def finish(folder: Folder) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Call the same command again; returns its answer and its log, of which every line must parse."""
+    driver = folder.chain.start(*folder.command, "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    said, log = driver.communicate(timeout=600)
+    assert driver.returncode == 0, log[-3000:]
+    return json.loads(said), [json.loads(line) for line in log.splitlines()]
+
+
+def check_log(folder: Folder, answer: dict[str, Any], interrupted: list[dict[str, Any]], log: list[dict[str, Any]]) -> None:
+    """Failures name object, step, attempt and reason; what failed before the driver was killed is not said again."""
+    assert log and all({"time", "level", "logger", "message", "node", "pid"} <= set(line) for line in log)
+    assert len({line["pid"] for line in log}) > 1, "lines of workers are among them"
+    failures = [line for line in (*interrupted, *log) if line["logger"] == "mvforge.objects"]
+    reasons = {row["uid"]: row["reason"] for row in answer["failures"]}
+    assert {line["uid"]: line["reason"] for line in failures} == reasons and len(reasons) == answer["failed"]
+    assert {line["step"] for line in failures} == {"fetch", "render"}
+    for line in failures:
+        assert line["level"] == "warning" and line["attempt"] >= 1 and line["label"] == "tool" and line["reason"] in line["message"]
+
+
+def survive(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = folder.chain.home / "render.prom"
+    monkeypatch.setenv("MVFORGE_LOG_FORMAT", "json")
+    monkeypatch.setenv("MVFORGE_METRICS_FILE", str(figures))
     actors = interrupt(folder)
     kept = {path: path.stat().st_mtime_ns for path in folder.pieces()}
     status = check_status(folder, "interrupted")
     assert status["waiting"] > 0 and not (folder.store / "ledger.parquet").exists()
     leave_more_behind(folder)
-    result = folder.chain.mvforge(*folder.command)
+    *whole, _ = (folder.chain.home / "driver.log").read_text().split("\n")
+    result, log = finish(folder)
+    check_log(folder, result, [json.loads(line) for line in whole], log)
+    assert 'ray_mvforge_steps_total{label="tool",status="finished",step="render"} 1.0' in figures.read_text()
     expected = Counter(folder.expected.values())
     assert (result["completed"], result["failed"]) == (expected[WHOLE], len(folder.expected) - expected[WHOLE])
     assert kept.items() <= {path: path.stat().st_mtime_ns for path in folder.pieces()}.items(), "what was finished is not made again"
@@ -201,15 +228,15 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-def test_every_kind_of_process_is_killed_and_nothing_is_lost_or_doubled(home: Path, ray_cluster):
+def test_every_kind_of_process_is_killed_and_nothing_is_lost_or_doubled(home: Path, ray_cluster, monkeypatch: pytest.MonkeyPatch):
     folder = Folder(Chain(home, {}), home / "in", home / "store", fill(home / "in", whole=9, wrong=6))
     assert len(folder.expected) == 15
-    survive(folder)
+    survive(folder, monkeypatch)
 
 
 @pytest.mark.long
-def test_forty_mixed_files_survive_it_too(home: Path, assets: Path, ray_cluster):
+def test_forty_mixed_files_survive_it_too(home: Path, assets: Path, ray_cluster, monkeypatch: pytest.MonkeyPatch):
     real = [*assets.glob("*.glb"), *assets.glob("*.gltf"), *assets.glob("*_external/*.gltf")]
     folder = Folder(Chain(home, {}), home / "in", home / "store", fill(home / "in", whole=40 - 17 - len(real), wrong=17, real=real))
     assert len(folder.expected) == 40 and len(real) >= 15
-    survive(folder)
+    survive(folder, monkeypatch)

@@ -1,4 +1,4 @@
-"""Logs as JSON: what a line holds, and that every line of a real run with failures is one."""
+"""Logs as JSON: what a line holds, and what becomes one; `e2e.test_render_survives` reads those of a real run with failures."""
 
 import json
 import logging
@@ -9,15 +9,12 @@ import sys
 import threading
 import warnings
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 
 from infra import logs
 from pipelines.__main__ import main
 from tests.conftest import ROOT
-from tests.e2e.mixed_folder import WRONG
-from tests.rendering import glbs
 
 
 @pytest.fixture
@@ -112,32 +109,3 @@ def test_an_error_in_the_program_is_a_line_too(lines, tmp_path):
     assert main(["status", "tiny", "--store", str(tmp_path), "--log-format", "json"]) == 1
     (line,) = lines()
     assert line["level"] == "error" and "Error" in line["exception"] and "status" in line["message"]
-
-
-@pytest.mark.ray
-@pytest.mark.blender
-@pytest.mark.slow
-def test_every_line_of_a_run_parses_and_failures_name_object_step_and_attempt(tmp_path):
-    """As a user calls it: two files that the fetch step refuses or Blender fails on, beside a good one, on a cluster of its own."""
-    folder = tmp_path / "objects"
-    folder.mkdir()
-    glbs.toy(folder / "good.glb", 1)
-    for name, file in (("cut short.glb", "cut.glb"), ("rotten picture.glb", "rotten.glb")):
-        (folder / file).write_bytes(WRONG[name]()[0])
-    command = [sys.executable, "-m", "pipelines", "render", "--source", f"local:{folder}", "--store", str(tmp_path / "views")]
-    sizes = ["--resolution", "16", "--samples", "1", "--conditions", "1", "--workers", "1", "--set", "render.denoise=none"]
-    environment = {**os.environ, "MVFORGE_LOG_FORMAT": "json", "MVFORGE_HOME": str(tmp_path / "home"), "RAY_AUTH_MODE": "disabled"}
-    environment |= {"MVFORGE_METRICS_FILE": str(tmp_path / "render.prom")}
-    environment.pop("RAY_ADDRESS", None)
-    done = subprocess.run([*command, *sizes, "--json"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1, done.stderr[-4000:]  # more objects failed than were rendered
-    found = [json.loads(line) for line in done.stderr.splitlines()]
-    assert found and all({"time", "level", "logger", "message", "node", "pid"} <= set(line) for line in found)
-    answer = json.loads(done.stdout)
-    failures = {line["uid"]: line for line in found if line["logger"] == "mvforge.objects"}
-    assert {uid: line["reason"] for uid, line in failures.items()} == {row["uid"]: row["reason"] for row in answer["failures"]}
-    assert len(failures) == 2 and {line["step"] for line in failures.values()} == {"fetch", "render"}
-    for line in failures.values():
-        assert line["level"] == "warning" and line["attempt"] >= 1 and line["label"] == "tool" and line["reason"] in line["message"]
-    assert len({line["pid"] for line in found}) > 1, "lines of workers are among them"
-    assert 'ray_mvforge_steps_total{label="tool",status="finished",step="render"} 1.0' in Path(tmp_path / "render.prom").read_text()

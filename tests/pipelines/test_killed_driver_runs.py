@@ -24,13 +24,14 @@ sys.stdin.read()
 """
 
 
-def driver(uri: str, label: str, store: str = "/data/store") -> "subprocess.Popen[str]":
-    """A driver in the middle of `render`."""
+def drivers(uri: str, **stores: str) -> "list[subprocess.Popen[str]]":
+    """Drivers in the middle of `render`, one for each label, with the store it works on."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", DRIVER, uri, label, store]
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline().strip() == "up"
-    return process
+    commands = [[sys.executable, "-c", DRIVER, uri, label, store] for label, store in stores.items()]
+    started = [subprocess.Popen(each, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for each in commands]
+    for process in started:
+        assert process.stdout is not None and process.stdout.readline().strip() == "up"
+    return started
 
 
 def states(uri: str) -> dict[str, list[str]]:
@@ -46,7 +47,7 @@ def states(uri: str) -> dict[str, list[str]]:
 
 
 def test_runs_of_a_killed_driver_are_ended_by_the_next_one(tracking_uri: str, tmp_path: Path):
-    killed, elsewhere, alive = (driver(tracking_uri, *words) for words in (("killed",), ("elsewhere", "/data/other"), ("alive",)))
+    killed, elsewhere, alive = drivers(tracking_uri, killed="/data/store", elsewhere="/data/other", alive="/data/store")
     try:
         for each in (killed, elsewhere):
             each.kill()
@@ -70,7 +71,7 @@ def test_runs_of_a_killed_driver_are_ended_by_the_next_one(tracking_uri: str, tm
 
 def test_who_holds_the_lease_knows_that_the_one_before_is_gone(tracking_uri: str):
     """On another host nobody can see whether a process lives; but a step under a label is built by one driver at a time."""
-    before = driver(tracking_uri, "tiny")
+    (before,) = drivers(tracking_uri, tiny="/data/store")
     try:
         mine = PipelineTracking(tracking_uri, "mine", {}, TAGS)
         mine.step_run(Step("render", print, {}, "data"), "tiny", "b1")

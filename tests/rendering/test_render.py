@@ -1,9 +1,6 @@
 """The render step on a real Ray cluster, with real Blender children and very small pictures."""
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -178,44 +175,6 @@ def test_a_killed_actor_loses_and_doubles_nothing(ray_cluster, tmp_path):
     assert killed and summary.completed == 8 and summary.failed == 0
     assert len(pieces.walk()) == 8 and len(ledger(Location(str(tmp_path / "out")))) == 8
     assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pair in killed for pid in pair)
-
-
-DRIVER = """
-import sys, ray
-from tests.rendering.test_render import *
-folder, address = Path(sys.argv[1]), sys.argv[2]
-ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": sys.argv[3]}})
-job = Job(resources=Resources(workers=2), cache=Location(str(folder / "cache")))
-run(TINY, meshes=Location(str(folder / "meshes")), out=Location(str(folder / "out")), job=job)
-"""
-
-
-def test_a_killed_driver_is_resumed_where_it_stopped(ray_cluster, tmp_path):
-    import ray
-
-    rows = manifest(tmp_path / "files", 12)
-    meshes, cache, out = save(rows, tmp_path / "meshes"), Location(str(tmp_path / "cache")), Location(str(tmp_path / "out"))
-    pieces = cache / "pieces" / TINY.digest()
-    address, root = ray.get_runtime_context().gcs_address, os.getcwd()
-    with open(tmp_path / "driver.log", "wb") as log:
-        driver = subprocess.Popen(
-            [sys.executable, "-c", DRIVER, str(tmp_path), address, root],
-            env={**os.environ, "PYTHONPATH": root},
-            stdout=log,
-            stderr=log,
-        )
-        while len(finished(pieces)) < 2 and driver.poll() is None:
-            time.sleep(0.02)
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-    kept = finished(pieces)
-    assert 2 <= len(kept) < 12, (tmp_path / "driver.log").read_text()
-    job = Job(resources=Resources(workers=2), cache=cache)
-    summary = run(TINY, meshes=meshes, out=out, job=job)
-    assert summary.completed == 12 and summary.facts["rendered_now"] <= 12 - len(kept)
-    after = finished(pieces)
-    assert len(after) == 12 and kept.items() <= after.items()
-    assert ViewStore(out).uids() == sorted(row["uid"] for row in rows)
 
 
 def test_an_object_that_keeps_killing_its_actor_is_given_up(ray_cluster, tmp_path):

@@ -139,7 +139,7 @@ def test_ranks_agree_when_one_alone_is_told(store: Location, tmp_path: Path, acc
     assert all(begun(accidents, step) == 4 for step in range(20))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_torchrun_passes_the_notice_on(store: Location, tmp_path: Path, accidents: Path) -> None:
     out = tmp_path / "out"
     arguments = [RECIPE, "first", "--store", str(store), "--out", str(out)]
