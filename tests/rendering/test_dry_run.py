@@ -1,7 +1,11 @@
 """The render step's own cost and bookkeeping, with a stand-in for Blender: thousands of objects through real Ray Data."""
 
+import os
 import time
+from collections import Counter
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +54,39 @@ def test_the_finished_rendering_is_summed_up_from_its_ledger(pushed):
     status = render_status(pushed[1] / "out", [pushed[1] / "cache" / "pieces"])
     assert status is not None and (status.state, status.objects, status.done) == ("finished", OBJECTS, OBJECTS - FAILURES)
     assert status.reasons == {"dry_failure": FAILURES} and status.rendered_now == OBJECTS and status.objects_per_min
+
+
+QUARTER = 10
+
+
+class FairWorker(dry.FakeWorker):
+    """Does a quarter of all objects and then waits until another worker has done as many: who starts first may be far ahead."""
+
+    def __init__(self, folder: Path, limits) -> None:
+        super().__init__(limits)
+        self.folder = folder
+
+    def render(self, request):
+        (self.folder / f"{os.getpid()}.{request.uid}").touch()
+        deadline = time.monotonic() + 120
+        while (counts := self.counts())[str(os.getpid())] >= QUARTER and counts.total() - counts[str(os.getpid())] < QUARTER:
+            assert time.monotonic() < deadline, f"the other worker has too little to do: {counts}"
+            time.sleep(0.05)
+        return super().render(request)
+
+    def counts(self) -> Counter[str]:
+        return Counter(path.name.split(".")[0] for path in self.folder.iterdir())
+
+
+def test_both_actors_get_their_share(ray_cluster, tmp_path):
+    """However much later the second is up: objects are not handed out in so large pieces that nothing is left for it."""
+    place, begun = Location(str(tmp_path)), tmp_path / "begun"
+    begun.mkdir()
+    dry.write_manifest(place / "meshes" / "meshes.parquet", 4 * QUARTER)
+    job = Job(resources=Resources(workers=2), cache=place / "cache")
+    render.run(dry.CONFIG, meshes=place / "meshes", out=place / "out", job=job, make_worker=partial(FairWorker, begun))
+    shares = Counter((place / "out" / "ledger.parquet").read_table().column("worker").to_pylist())
+    assert len(shares) == 2 and min(shares.values()) >= QUARTER and sum(shares.values()) == 4 * QUARTER
 
 
 def test_a_poison_object_is_retried_so_often_and_then_quarantined(ray_cluster, tmp_path):
