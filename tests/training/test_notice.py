@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -154,10 +155,12 @@ def test_torchrun_passes_the_notice_on(store: Location, tmp_path: Path, accident
         _, said = told.communicate(timeout=PATIENCE_S)
     finally:
         told.kill()
-    assert told.returncode != 0 and "checkpoint after step 9 saved" in said, said[-3000:]
-    assert checkpoints(out / "state") == [6, 9]
-    body = read_manifest(LocalFolder(next((out / "state").glob("step-00000009-*"))))
-    assert (body["step"], body["state"]["world"]) == (9, 2)
+    found = re.search(r"checkpoint after step (\d+) saved", said)
+    assert told.returncode != 0 and found, said[-3000:]
+    last = int(found[1])
+    assert checkpoints(out / "state")[-1] == last and 9 <= last < 20, "torchrun passes it on when it can"
+    body = read_manifest(LocalFolder(next((out / "state").glob(f"step-{last:08d}-*"))))
+    assert (body["step"], body["state"]["world"]) == (last, 2)
 
 
 @pytest.mark.ray

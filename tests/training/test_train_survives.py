@@ -13,6 +13,7 @@ import ray
 from infra.errors import UserError
 from infra.job import Job, Resources
 from infra.storage import Location
+from tests.e2e.render_processes import is_gone
 from tests.training import several
 from tests.training.test_loop import CONFIG
 from tests.training.test_train import assert_same_curve, run_with_accidents, step_starts
@@ -49,13 +50,14 @@ def controller_pid() -> int:
 def test_a_killed_controller_ends_in_the_uninterrupted_curve(ray_cluster, tracking_uri, tmp_path):
     config = replace(CONFIG, zero_stage=2)
     call, alone, out, _ = run_with_accidents(config, ["hold-8"], tmp_path, tracking_uri, workers=2)
-    hold, log = tmp_path / "accidents" / "hold-8", tmp_path / "accidents" / "steps.log"
+    accidents = tmp_path / "accidents"
 
     def kill():
-        wait_until(lambda: log.exists() and step_starts(tmp_path)[8] >= 2)
+        wait_until(lambda: len(list(accidents.glob("held-8.*"))) == 2)
+        workers = [psutil.Process(int(path.suffix[1:])) for path in accidents.glob("held-8.*")]
         os.kill(controller_pid(), signal.SIGKILL)
-        time.sleep(3)  # the workers die with it
-        hold.unlink()
+        wait_until(lambda: all(map(is_gone, workers)))  # they die with it
+        (accidents / "hold-8").unlink()
 
     killer = threading.Thread(target=kill)
     killer.start()

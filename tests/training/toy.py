@@ -33,8 +33,9 @@ class ToyConfig:
     """uid whose examples become NaN and which cannot be encoded."""
     crash: str = ""
     """Folder of accidents: a process that finds `kill-<step>` there dies by SIGKILL, with `fail-<step>` it raises; all
-    processes wait at a step while `hold-<step>` is there. Such a step begins when all checkpoints before it are whole. Encoding a
-    uid is noted in `encoded.log`, and ends its process where `kill-<uid>` is there, and stays there."""
+    processes wait at a step while `hold-<step>` is there, and name themselves in `held-<step>.<pid>`. Such a step begins when all
+    checkpoints before it are whole. Encoding a uid is noted in `encoded.log`, and ends its process where `kill-<uid>` is there,
+    and stays there."""
 
 
 class ToyTrainable:
@@ -96,6 +97,7 @@ def accident(folder: Path, step: int) -> None:
     with open(folder / "steps.log", "a") as log:
         log.write(f"{step}\n")
     while (folder / f"hold-{step}").exists():
+        (folder / f"held-{step}.{os.getpid()}").touch()
         time.sleep(0.1)
     for kind in ("kill", "fail"):
         try:
