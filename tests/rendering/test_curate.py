@@ -151,6 +151,16 @@ def test_the_search_finds_exactly_the_pairs_that_comparing_all_would(leaf, at_on
         assert colour < 0.1 or len(slow) > 5
 
 
+def test_a_pair_right_at_the_limit_is_found():
+    """Nothing is lost to the bounds before the comparison, or to rounding: each pair's own difference as the limit."""
+    sets = [painted(f"o{number}", number % 4, hue=(40 + 30 * (number % 3), 90, 200 - 20 * number)) for number in range(8)]
+    prints = [fingerprint(rolled(noisy(one, one.uid), one.uid, number)) for number, one in enumerate(sets)]
+    for one, other in itertools.combinations(prints, 2):
+        alike = likeness(one, other)
+        assert list(alike_pairs([one, other], alike.bits, alike.colour)) == [(0, 1, alike)]
+        assert not list(alike_pairs([one, other], alike.bits, alike.colour * 0.999))
+
+
 def test_rings_of_other_length_and_single_views_are_not_compared():
     one = painted("a", 1)
     short = fingerprint(one.select(range(8)))
