@@ -52,7 +52,7 @@ test: setup browser ## All tests except the long ones, with real Ray, Blender, D
 	$(BIN)/python -m pytest -q --durations=10
 
 test-long: setup ## The long proofs
-	$(BIN)/python -m pytest -q --durations=10 -m long
+	$(BIN)/python -m pytest -q --durations=10 --timeout=1800 -m long
 
 bench-train: setup ## Training steps, attention and sampling: full size on a GPU, tiny on a CPU (OUT=bench.json to go on later)
 	@$(BIN)/mvforge bench train $(if $(OUT),--out $(OUT)) $(if $(BUDGET),--budget $(BUDGET))

@@ -69,7 +69,9 @@ def write_plot(points: Sequence[Point], path: Path) -> None:
         curve.set_ylabel("driver, resident MB")
         for axes in (time, memory, metadata, curve):
             axes.grid(alpha=0.3)
-            axes.legend(fontsize=7)
+            axes.legend(fontsize=7, loc="upper left")
+        low, high = metadata.get_ylim()
+        metadata.set_ylim(low, high**2 / low)  # its legend is as high as its curves
         temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
         figure.savefig(temporary, metadata={"Date": None} if path.suffix == ".svg" else None)
         temporary.rename(path)

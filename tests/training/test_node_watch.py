@@ -40,8 +40,10 @@ def test_deaths_between_checkpoints_may_be_many(ray_cluster, tracking_uri, tmp_p
     call, alone, out, _ = run_with_accidents(config, [f"kill-{step}" for step in (3, 7, 11, 15, 18)], tmp_path, tracking_uri, workers=2)
     assert call().completed == 10
     assert_same_curve(out, alone)
-    starts = step_starts(tmp_path)
-    assert starts[0] == 4 and starts[19] == 4 and all(starts[step] == 8 for step in (3, 7, 11, 15))
+    starts = step_starts(tmp_path)  # two workers with two micro-batches each; the step in which one dies is not begun by all
+    twice = [step for step in range(20) if step not in (3, 7, 11, 15, 18) and starts[step] == 8]
+    assert twice == [2, 6, 10, 14], "from the last checkpoint before each death, after every second step"
+    assert all(starts[step] == 4 for step in range(20) if step not in (*twice, 3, 7, 11, 15, 18))
 
 
 def too_small(folder: str, out: str) -> None:
