@@ -82,7 +82,7 @@ class Services:
             # Ray runs workers at niceness 15: beside other work they would stand still for minutes.
             "RAY_worker_niceness": "0",
             # A head that is told to end waits for work to move elsewhere, which a head's never does.
-            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "5",
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
             "OMP_NUM_THREADS": "1",
             "DS_ACCELERATOR": "cpu",
         }
