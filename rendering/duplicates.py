@@ -8,7 +8,7 @@ matrix product each, and only what is left is compared, so exactly the same pair
 
 Distances along the directions in which the magnitudes differ most are no larger than the whole distance. Objects that are near each
 other there form leaves, two leaves whose boxes are farther apart than the bound need no look, and of the others all pairs are
-measured in one matrix product. The number of those still grows with the square of the set, at some ten billionths of a second a pair.
+measured in one matrix product, whose size still grows with the square of the set (`docs/scaling.md` has what that costs).
 """
 
 from collections.abc import Iterator, Sequence
