@@ -1,22 +1,11 @@
 """The processes of a rendering that a test started: found by descent from it, and never mistaken for anyone else's."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from rendering.blender_child import SCRATCH_PREFIX, scratch_root
-
-POLL_S = 0.02
-
-
-def until(found: Callable[[], object], what: str, patience_s: float = 120.0) -> None:
-    """Wait for something to become true."""
-    end = time.monotonic() + patience_s
-    while not found():
-        assert time.monotonic() < end, f"waited {patience_s:g} s in vain: {what}"
-        time.sleep(POLL_S)
+from tests.waiting import is_gone
 
 
 def descendants(pid: int) -> list[psutil.Process]:
@@ -37,14 +26,6 @@ def blenders(pid: int) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
-
-
-def is_gone(process: psutil.Process) -> bool:
-    """Ended, whether or not its parent has taken notice."""
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def end(processes: list[psutil.Process]) -> None:

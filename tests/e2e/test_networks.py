@@ -19,8 +19,8 @@ from infra.fanout import fan_out
 from infra.job import Job, Resources
 from infra.local_network import Host, LocalNetwork, local_network
 from infra.local_nodes import LocalCluster, local_cluster
-from tests.e2e.render_processes import until
 from tests.training import several
+from tests.waiting import until
 
 PATIENCE_S = 240.0
 

@@ -23,9 +23,9 @@ from pipelines import recipes
 from pipelines.graph import build
 from tests.e2e import held_method, held_tasks
 from tests.e2e.conftest import Chain
-from tests.e2e.render_processes import until
 from tests.training import several
 from tests.training.test_loop import untimed
+from tests.waiting import until
 from training.data import DataLocations
 from training.stage import StageInputs, fit_local
 

@@ -24,6 +24,7 @@ from rendering.sources import local
 from tests.e2e import render_processes as processes
 from tests.e2e.conftest import Chain
 from tests.e2e.mixed_folder import WHOLE, fill
+from tests.waiting import is_gone, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.blender, pytest.mark.slow]
 
@@ -86,21 +87,21 @@ def interrupt(folder: Folder) -> set[int]:
             assert driver.poll() is None, f"the driver ended by itself:\n{log.read_text()[-3000:]}"
             return True
 
-        processes.until(lambda: alive() and folder.pieces() and len(processes.blenders(driver.pid)) == 2, "two workers, a finished object")
+        until(lambda: alive() and folder.pieces() and len(processes.blenders(driver.pid)) == 2, "two workers, a finished object")
         child, other = processes.blenders(driver.pid)
         actor, survivor = other.parent(), child.parent()
         assert actor is not None and survivor is not None and actor.pid != survivor.pid
         assert len(processes.scratch_folders({actor.pid, survivor.pid})) == 2
         child.kill()
         actor.kill()
-        processes.until(lambda: processes.is_gone(other), "the child of the killed actor ends with it", 20)
+        until(lambda: is_gone(other), "the child of the killed actor ends with it", 20)
         # The object whose child was killed is tried again by its actor, which lives on.
-        processes.until(lambda: alive() and any(outcome(piece)["attempts"] == 2 for piece in folder.pieces()), "a second attempt")
+        until(lambda: alive() and any(outcome(piece)["attempts"] == 2 for piece in folder.pieces()), "a second attempt")
         known = processes.descendants(driver.pid)
         ours = [process for blender in processes.blenders(driver.pid) for process in (blender, *blender.parents()[:1])]
         driver.kill()
         driver.wait()
-        processes.until(lambda: all(map(processes.is_gone, ours)), "no actor and no Blender lives on without its driver", 60)
+        until(lambda: all(map(is_gone, ours)), "no actor and no Blender lives on without its driver", 60)
         return {actor.pid, survivor.pid}
     finally:
         driver.kill()

@@ -15,8 +15,8 @@ from infra.storage import Location
 from tests.training import several
 from tests.training.test_loop import CONFIG
 from tests.training.test_train import assert_same_curve, run_with_accidents, step_starts
-from tests.training.test_train_survives import wait_until
 from tests.training.toy import ToyConfig, write_objects
+from tests.waiting import until
 from training import train
 from training.checkpoint_manifest import MANIFEST
 from training.node_watch import furthest
@@ -56,7 +56,7 @@ def too_small(folder: str, out: str) -> None:
 
         def kill() -> None:
             log = accidents / "steps.log"
-            wait_until(lambda: log.exists() and log.read_text().split().count("8") >= 2)
+            until(lambda: log.exists() and log.read_text().split().count("8") >= 2)
             cluster.nodes[0].kill()
             (accidents / "hold-8").delete()
 

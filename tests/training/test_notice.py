@@ -21,6 +21,7 @@ from tests.pipelines.test_train_tool import RECIPE, call, data_of, finished, toy
 from tests.training import several
 from tests.training.test_loop import CONFIG, untimed
 from tests.training.test_train import assert_same_curve, run_with_accidents, step_starts
+from tests.waiting import until
 from training.checkpoint_folder import LocalFolder
 from training.checkpoint_manifest import MANIFEST, read_manifest
 from training.notice import Left
@@ -28,13 +29,6 @@ from training.notice_file import NOTICE, give
 from training.stage import StageInputs, fit_local
 
 PATIENCE_S = 180
-
-
-def wait_until(ready) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not ready():
-        assert time.monotonic() < deadline, "the moment never came"
-        time.sleep(0.05)
 
 
 def begun(folder: Path, step: int) -> int:
@@ -73,7 +67,7 @@ def test_a_notice_costs_no_step_and_leaves_no_mark_on_the_curves(store: Location
         [sys.executable, "-m", "pipelines", "train", *arguments], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
     try:
-        wait_until(lambda: begun(accidents, 9) == 1)
+        until(lambda: begun(accidents, 9) == 1)
         for _ in range(2):  # Slurm sends it again, and so does an impatient person
             told.send_signal(signal.SIGTERM)
             time.sleep(0.1)
@@ -122,7 +116,7 @@ def test_ranks_agree_when_one_alone_is_told(store: Location, tmp_path: Path, acc
     (accidents / "hold-8").touch()
     ranks = several.start(2, logs, train_as_rank, arguments)
     try:
-        wait_until(lambda: begun(accidents, 8) == 2)
+        until(lambda: begun(accidents, 8) == 2)
         ranks[1].send_signal(signal.SIGTERM)
         time.sleep(0.1)
         (accidents / "hold-8").unlink()
@@ -148,7 +142,7 @@ def test_torchrun_passes_the_notice_on(store: Location, tmp_path: Path, accident
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pipelines", "train"]
     told = subprocess.Popen([*command, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        wait_until(lambda: begun(accidents, 8) == 2)
+        until(lambda: begun(accidents, 8) == 2)
         told.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         (accidents / "hold-8").unlink()
@@ -177,16 +171,16 @@ def test_workers_save_when_a_node_goes_and_leave_when_the_driver_is_told(
     accidents, state = tmp_path / "accidents", tmp_path / "out" / "state" / "b1"
 
     def happen() -> None:
-        wait_until(lambda: begun(accidents, 7) >= 2)
+        until(lambda: begun(accidents, 7) >= 2)
         give(out, leave=False)
         time.sleep(2.5)  # the worker looks every second
         (accidents / "hold-7").unlink()
-        wait_until(lambda: 8 in checkpoints(state))
+        until(lambda: 8 in checkpoints(state))
         (accidents / "kill-10").touch()
         (accidents / "hold-9").unlink()
-        wait_until(lambda: begun(accidents, 14) >= 2)
+        until(lambda: begun(accidents, 14) >= 2)
         os.kill(os.getpid(), signal.SIGTERM)
-        wait_until(lambda: json.loads((tmp_path / "out" / NOTICE).read_text())["leave"])
+        until(lambda: json.loads((tmp_path / "out" / NOTICE).read_text())["leave"])
         time.sleep(2.5)
         (accidents / "hold-14").unlink()
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from dataclasses import replace
 
 import psutil
@@ -13,23 +12,14 @@ import ray
 from infra.errors import UserError
 from infra.job import Job, Resources
 from infra.storage import Location
-from tests.e2e.render_processes import is_gone
 from tests.training import several
 from tests.training.test_loop import CONFIG
 from tests.training.test_train import assert_same_curve, run_with_accidents, step_starts
 from tests.training.toy import ToyConfig, write_objects
+from tests.waiting import is_gone, until
 from training import train
 from training.data import DataLocations
 from training.stage import StageInputs, fit_local
-
-PATIENCE_S = 180
-
-
-def wait_until(ready):
-    deadline = time.monotonic() + PATIENCE_S
-    while not ready():
-        assert time.monotonic() < deadline, "the moment to kill never came"
-        time.sleep(0.1)
 
 
 def controller_pid() -> int:
@@ -53,10 +43,10 @@ def test_a_killed_controller_ends_in_the_uninterrupted_curve(ray_cluster, tracki
     accidents = tmp_path / "accidents"
 
     def kill():
-        wait_until(lambda: len(list(accidents.glob("held-8.*"))) == 2)
+        until(lambda: len(list(accidents.glob("held-8.*"))) == 2)
         workers = [psutil.Process(int(path.suffix[1:])) for path in accidents.glob("held-8.*")]
         os.kill(controller_pid(), signal.SIGKILL)
-        wait_until(lambda: all(map(is_gone, workers)))  # they die with it
+        until(lambda: all(map(is_gone, workers)))  # they die with it
         (accidents / "hold-8").unlink()
 
     killer = threading.Thread(target=kill)
@@ -67,7 +57,7 @@ def test_a_killed_controller_ends_in_the_uninterrupted_curve(ray_cluster, tracki
     starts = step_starts(tmp_path)  # two workers with two micro-batches each; the last checkpoint was that at 6
     assert (starts[5], starts[6], starts[7], starts[9]) == (4, 8, 8, 4)
     # Four CPUs hold two pairs of workers: a reservation that the dead controller left behind would show here.
-    wait_until(lambda: ray.available_resources().get("CPU") == 4)
+    until(lambda: ray.available_resources().get("CPU") == 4)
 
 
 @pytest.mark.ray
@@ -91,7 +81,7 @@ def elastic(folder: str, out: str) -> None:
     root, accidents = Location(folder), Location(folder) / "accidents"
 
     def kill():
-        wait_until(lambda: (accidents / "steps.log").exists() and (accidents / "steps.log").read_text().split().count("8") >= 3)
+        until(lambda: (accidents / "steps.log").exists() and (accidents / "steps.log").read_text().split().count("8") >= 3)
         cluster.remove_node(second, allow_graceful=False)
         (accidents / "hold-8").delete()
 
