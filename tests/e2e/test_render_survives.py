@@ -189,12 +189,14 @@ def finish(folder: Folder) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def check_log(folder: Folder, answer: dict[str, Any], interrupted: list[dict[str, Any]], log: list[dict[str, Any]]) -> None:
-    """Failures name object, step, attempt and reason; what failed before the driver was killed is not said again."""
+    """Failures name object, step, attempt and reason, each once a run: files are judged by every run, pictures are not made again."""
     assert log and all({"time", "level", "logger", "message", "node", "pid"} <= set(line) for line in log)
     assert len({line["pid"] for line in log}) > 1, "lines of workers are among them"
     failures = [line for line in (*interrupted, *log) if line["logger"] == "mvforge.objects"]
     reasons = {row["uid"]: row["reason"] for row in answer["failures"]}
     assert {line["uid"]: line["reason"] for line in failures} == reasons and len(reasons) == answer["failed"]
+    for lines in (interrupted, log):
+        assert max(Counter(line["uid"] for line in lines if line["logger"] == "mvforge.objects").values()) == 1
     assert {line["step"] for line in failures} == {"fetch", "render"}
     for line in failures:
         assert line["level"] == "warning" and line["attempt"] >= 1 and line["label"] == "tool" and line["reason"] in line["message"]
